@@ -55,9 +55,13 @@ class Interrupted(BaseException):
 
 def suggest(found: str, known: Iterable[str]) -> str:
     """Return the end of an error message: the nearest known name, and all of them or, if there are many, five."""
-    names = sorted(known)
+    names = sorted(set(known))
     nearest = get_close_matches(found, names, n=_NEAREST, cutoff=0)
     is_near = bool(get_close_matches(found, nearest[:1], cutoff=0.6))
+    # learning_rate is lr.
+    initials = "".join(word[:1] for word in found.split("_"))
+    if not is_near and len(initials) > 1 and initials in names:
+        nearest, is_near = [initials, *(name for name in nearest if name != initials)][:_NEAREST], True
     hint = f"; did you mean '{nearest[0]}'?" if is_near else ""
     if len(names) <= _SHORT:
         return f"{hint} (known: {', '.join(names) or 'none'})"

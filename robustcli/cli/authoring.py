@@ -1,4 +1,4 @@
-"""`robust new` and `robust check-member`: write a member, and check that it keeps the promises of its family."""
+"""`robust new` and `robust check-member`: write a member, and check that it fulfils the contract of its family."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +16,8 @@ app = typer.Typer()
 
 @app.command(rich_help_panel=panels.HELP)
 def new(
-    kind: Annotated[str, typer.Argument(help=f"Kind of member: {', '.join(KINDS)}.")],
-    name: Annotated[str, typer.Argument(help="Name of the new member, such as margin_at.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"Kind of member: {', '.join(KINDS)}.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new member, such as margin_at.")],
     into: Annotated[
         Path | None, typer.Option(help="Folder for the file. Default: the folder of its family in robustcli.")
     ] = None,
@@ -25,7 +25,7 @@ def new(
         Path | None, typer.Option(help="Folder of a package of your own; created if it does not exist.")
     ] = None,
 ) -> None:
-    """Write the file of a new member: a working one, as a starting point for yours."""
+    """Write the file of a new defense, attack or other member: a working one, as a starting point for yours."""
     typer.echo(f"wrote {new_member(kind, name, into=into, package=package)}")
     for text in next_steps(kind, name, into=into, package=package):
         typer.echo(f"next: {text}")
@@ -33,10 +33,12 @@ def new(
 
 @app.command("check-member", rich_help_panel=panels.HELP)
 def check(
-    name: Annotated[str, typer.Argument(help="A member of any registry, also of another package.")],
-    family: Annotated[str | None, typer.Option(help="Its family, where several have a member of this name.")] = None,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Defense, attack or other member, also of another package.")
+    ],
+    family: Annotated[str | None, typer.Option(help="Family of the member, if several have one of this name.")] = None,
 ) -> None:
-    """Check that a member keeps the promises of its family, on small networks and in seconds."""
+    """Check that a member fulfils the contract of its family, on small networks and in seconds."""
     if family is not None and family not in FAMILIES:
         raise RobustCliError(f"--family: there is no family '{family}'{suggest(family, FAMILIES)}")
     families = FAMILIES if family is None else (family,)

@@ -39,7 +39,7 @@ Gpus = Annotated[
 Cpus = Annotated[
     int | None, typer.Option(min=1, help="Processor cores of a job or Ray task. Default: 4 for each GPU, or 1.")
 ]
-Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
 def engine_of(
@@ -115,7 +115,7 @@ def print_end(task: "Task", answer: "Answer") -> None:
 
 @app.command("submit", rich_help_panel=panels.CLUSTER)
 def submit_run(
-    spec: Annotated[str, typer.Argument(help="File of a spec, or name of a shipped one.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="File of a spec, or name of a shipped one.")],
     overrides: Overrides = None,
     time: Annotated[
         str | None, typer.Option(help="Time limit, for example 12:00:00; the job is queued again after it.")

@@ -22,7 +22,9 @@ def diagnose_network(
     subject: options.Subject = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Values to change, for example data.root=PATH or eps_curve.batch_size=50."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Values to change, for example data.root=PATH or eps_curve.batch_size=50."
+        ),
     ] = None,
     names: Annotated[
         list[str] | None,

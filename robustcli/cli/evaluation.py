@@ -81,8 +81,8 @@ def evaluate_network(
 
     A checkpoint of `robust train` needs only its images. For any other network, give --data, --norm and --eps.
 
-    --engine ray and --engine slurm start --workers tasks or jobs, which draw images from a queue in the folder of
-    results; all machines share it.
+    With --engine ray or slurm, --workers tasks or jobs take images from a queue in the folder of results, which must be
+    on storage that all machines share.
     """
     from robustcli.store.results import write_results
 
@@ -271,4 +271,4 @@ def require_files(paths: Mapping[str, Path | None]) -> None:
     """Check the files to write before the work starts."""
     for option, path in paths.items():
         if path is not None and path.is_dir():
-            raise RobustCliError(f"{option}: {path}: is a folder")
+            raise RobustCliError(f"{option}: {path}: is a folder; expected a file")

@@ -19,8 +19,8 @@ def _formats() -> None:
 
 @app.command()
 def robustbench(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run or of a stored evaluation.")],
-    out: Annotated[Path, typer.Argument(help="New or empty folder to write to.")],
+    run: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a finished run or of a stored evaluation.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New or empty folder to write to.")],
     overrides: Changes = None,
     evaluation: Annotated[str, typer.Option(help="Evaluation to report in the card.")] = "autoattack",
     metadata: Annotated[

@@ -14,7 +14,10 @@ app = typer.Typer()
 def inspect_file(
     subject: Annotated[
         str,
-        typer.Argument(help="Run folder, checkpoint, weights file, TorchScript file, or a name such as hf:ORG/REPO."),
+        typer.Argument(
+            metavar="FILE",
+            help="Run folder, checkpoint, weights file, TorchScript file, or a name such as hf:ORG/REPO.",
+        ),
     ],
     as_json: Json = False,
 ) -> None:

@@ -31,7 +31,8 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 @app.command("list", rich_help_panel=panels.HELP)
 def list_members(
     registry: Annotated[
-        str | None, typer.Argument(help=f"experiments, findings, presets, {', '.join(FAMILIES)}.")
+        str | None,
+        typer.Argument(metavar="FAMILY", help=f"What to list: experiments, findings, presets, {', '.join(FAMILIES)}."),
     ] = None,
     match: Annotated[
         str | None, typer.Option("--match", "--paper", help="Only rows with this text in name or description.")
@@ -55,9 +56,9 @@ def list_members(
         ),
     ] = None,
 ) -> None:
-    """List the members of every registry, or of one, with the first line of each description."""
+    """List what exists: defenses, attacks, architectures and so on, with one line about each."""
     if registry is not None and registry not in _LISTS:
-        raise RobustCliError(f"there is no registry '{registry}'{suggest(registry, _LISTS)}")
+        raise RobustCliError(f"there is no family '{registry}'{suggest(registry, _LISTS)}")
     if into is not None:
         from robustcli.reports.blocks import replace_block
         from robustcli.reports.finding import BLOCK as FINDINGS
@@ -157,12 +158,15 @@ def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: floa
 
 @app.command(rich_help_panel=panels.HELP)
 def show(
-    name: Annotated[str, typer.Argument(help="Member of any registry, or shipped experiment.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Defense, attack or other member, or shipped experiment.")
+    ],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Settings of an architecture, for example depth=34 widen=10.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings of an architecture, for example depth=34 widen=10."),
     ] = None,
 ) -> None:
-    """Print the documentation, parameters, cost and source file of a member."""
+    """Print the documentation, parameters, cost and source file of a defense, attack or other member."""
     members = [catalog(family)[name] for family in FAMILIES if name in catalog(family)]
     if settings and members and not any(member.family == "architectures" for member in members):
         raise RobustCliError(f"'{settings[0]}': only architectures take settings, and '{name}' is not one")

@@ -35,9 +35,12 @@ FailOn = Annotated[
     FailOnName | None, typer.Option("--fail-on", help="Exit with code 1 if an evaluation has this verdict.")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Values to change in the spec, for example train.epochs=30 seed=1.")
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Values to change in the spec, for example train.epochs=30 seed=1."),
 ]
-Changes = Annotated[list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH.")]
+Changes = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change, for example data.root=PATH.")
+]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
 Checkpoint = Annotated[str | None, typer.Option(help="Checkpoint, if it has moved.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, no progress.")]
@@ -49,8 +52,9 @@ Wide = Annotated[bool, typer.Option("--wide", help="Show more columns.")]
 Subject = Annotated[
     str | None,
     typer.Argument(
+        metavar="MODEL",
         help="Run folder or checkpoint, weights file (with --architecture), TorchScript file, robustbench:NAME, "
-        "hf:ORG/REPO/FILE, timm:NAME or torchvision:NAME."
+        "hf:ORG/REPO/FILE, timm:NAME or torchvision:NAME.",
     ),
 ]
 Architecture = Annotated[
@@ -100,7 +104,7 @@ Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:i.")]
 Models = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[MODELS]... [KEY=VALUE]...",
+        metavar="MODEL|KEY=VALUE",
         help="More models, for a table; and values to change, for example data.root=PATH or architecture.width=32.",
     ),
 ]
@@ -154,7 +158,8 @@ SampleFirst = Annotated[
         "--sample-first",
         "--screen",
         min=1,
-        help="AutoAttack: number of surviving images that FAB and Square try first.",
+        help="AutoAttack: FAB and Square attack this many surviving images first, and the others only if one of them "
+        "breaks.",
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.")]

@@ -12,8 +12,8 @@ app = typer.Typer()
 
 @app.command("push", rich_help_panel=panels.RESULTS)
 def push_run(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    target: Annotated[str, typer.Argument(help="hf:ORG/REPO, or a new or empty folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="hf:ORG/REPO, or a new or empty folder.")],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
 ) -> None:
     """Publish a finished run: weights, results, evidence, and a model card with verdicts and digests.

@@ -152,7 +152,10 @@ def pareto(
 def verify_results(
     claim: Annotated[
         str,
-        typer.Argument(help="Folder of a run, or one that `robust eval` stored; a .zip file of one; or hf:ORG/REPO."),
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder of a run, or one that `robust eval` stored; a .zip file of one; or hf:ORG/REPO.",
+        ),
     ],
     overrides: Changes = None,
     checkpoint: Checkpoint = None,
@@ -161,23 +164,24 @@ def verify_results(
         Path | None, typer.Option("--sign", help="Private Ed25519 key (PEM); signs the results if nothing is wrong.")
     ] = None,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="Public Ed25519 key (PEM) that the signature must fit.")
+        Path | None, typer.Option("--public-key", help="Public Ed25519 key (PEM) to check the signature with.")
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--resample", min=1, help="Attack N of the stored survivors anew, drawn at random.")
+        int | None, typer.Option("--resample", min=1, help="Attack N stored survivors again, drawn at random.")
     ] = None,
     attack: Annotated[
         str | None, typer.Option(help="Attack of --resample: an evaluator or attack. Default: apgd-t.")
     ] = None,
     key: Annotated[
-        str | None, typer.Option(help="Evaluation of --resample. Default: that with the lowest robust accuracy.")
+        str | None, typer.Option(help="Evaluation of --resample. Default: the one with the lowest robust accuracy.")
     ] = None,
 ) -> None:
     """Recompute stored accuracies from weights, images and kept adversarial images, without attacking.
 
-    The digest chain in results.json binds spec, weights, data, settings, all files and numbers. What cannot be checked
-    without attacking is listed as "not checked". A signature also reveals changes after which the chain was recomputed.
-    --resample attacks some survivors with another attack and another seed; the exit code is 1 if one of them breaks.
+    The digests in results.json cover spec, weights, data, settings, all files and all numbers, so that a changed file
+    is noticed. A signature (--sign, --public-key) also reveals that a file was changed and the digests computed again.
+    What cannot be checked without attacking is listed as "not checked". --resample attacks some surviving images with
+    another attack and another seed; the exit code is 1 if one of them breaks.
     """
     from robustcli.store.signature import sign, signature_problem
     from robustcli.workflows.evidence_folder import evidence_folder
@@ -217,9 +221,15 @@ def verify_results(
 
 @app.command("compare", rich_help_panel=panels.RESULTS)
 def compare_results(
-    a: Annotated[Path, typer.Argument(help="Folder of a run, its results.json, or a file of `robust eval --out`.")],
+    a: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="Folder of a run, its results.json, or a file of `robust eval --out`."),
+    ],
     b: Annotated[
-        Path | None, typer.Argument(help="The other results. Default: the same, to compare two of its evaluations.")
+        Path | None,
+        typer.Argument(
+            metavar="OTHER", help="The other results. Default: the same, to compare two of its evaluations."
+        ),
     ] = None,
     key: Annotated[
         list[str] | None,
@@ -257,9 +267,12 @@ def compare_results(
 @app.command("diff", rich_help_panel=panels.RESULTS)
 def diff_results(
     a: Annotated[
-        str, typer.Argument(help="Folder of a run or of an evaluation, its results.json, a .zip file, or hf:ORG/REPO.")
+        str,
+        typer.Argument(
+            metavar="FOLDER", help="Folder of a run or of an evaluation, its results.json, a .zip file, or hf:ORG/REPO."
+        ),
     ],
-    b: Annotated[str, typer.Argument(help="The other one.")],
+    b: Annotated[str, typer.Argument(metavar="OTHER", help="The other one.")],
     as_json: Json = False,
 ) -> None:
     """Show in what two results differ: spec, weights, data, environment, code, and the outcome for every image."""
@@ -281,7 +294,9 @@ def diff_results(
 
 @app.command("gate", rich_help_panel=panels.RESULTS)
 def gate_results(
-    result: Annotated[Path, typer.Argument(help="Folder of a run or of an evaluation, or its results.json.")],
+    result: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of a run or of an evaluation, or its results.json.")
+    ],
     minima: Annotated[
         list[str] | None,
         typer.Option("--min", help="Condition such as robust>=0.41, clean>=0.8 or NAME>=0.4; may be repeated."),

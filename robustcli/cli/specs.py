@@ -18,7 +18,10 @@ app = typer.Typer()
 def validate(
     specs: Annotated[
         list[str] | None,
-        typer.Argument(help="Files or names of specs and sweeps, and values to change, for example seed=1."),
+        typer.Argument(
+            metavar="SPEC|KEY=VALUE",
+            help="Files or names of specs and sweeps, and values to change, for example seed=1.",
+        ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
 ) -> None:
@@ -64,8 +67,8 @@ def _validate(name: str, overrides: list[str]) -> None:
 
 @app.command("cp", rich_help_panel=panels.EXPERIMENTS)
 def copy_experiment(
-    name: Annotated[str, typer.Argument(help="Shipped experiment or sweep.")],
-    target: Annotated[Path, typer.Argument(help="New file, or folder for a file of the same name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Shipped experiment or sweep.")],
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="New file, or folder for a file of the same name.")],
 ) -> None:
     """Copy a shipped spec to a new file."""
     source = experiments.find(name)

@@ -1,5 +1,6 @@
 """Commands that train: `train`, `reproduce` and `demo`. torch is imported inside them."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,7 @@ app = typer.Typer()
 
 @app.command(rich_help_panel=panels.EXPERIMENTS)
 def train(
-    spec: Annotated[str, typer.Argument(help="File of a spec, or name of a shipped one.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="File of a spec, or name of a shipped one.")],
     overrides: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume an interrupted run, or continue one with more epochs.")
@@ -55,8 +56,21 @@ def train(
     if resume and not is_silent() and (text := prepare_to_resume(runs, read)):
         typer.echo(f"note: {text}", err=True)
     if devices > 1:
+        _require_processors(devices, read.train.device)
         _launch(["train", spec, *(overrides or []), "--runs", str(runs)], devices, resume=resume, quiet=quiet)
     _run(read, runs, quiet, resume=resume)
+
+
+def _require_processors(devices: int, device: str) -> None:
+    """Raise for more processes than processors, if training is on a CPU."""
+    import torch
+
+    processors = os.cpu_count() or 1
+    if devices > processors and (device == "cpu" or not torch.cuda.is_available()):
+        raise RobustCliError(
+            f"--devices {devices}: training is on the CPU, and this machine has {processors} processors; expected at "
+            f"most {processors}"
+        )
 
 
 def _launch(words: list[str], devices: int, *, resume: bool, quiet: bool) -> None:
@@ -72,7 +86,9 @@ def _launch(words: list[str], devices: int, *, resume: bool, quiet: bool) -> Non
 
 @app.command(rich_help_panel=panels.EXPERIMENTS)
 def reproduce(
-    name: Annotated[str, typer.Argument(help="Shipped experiment or finding; see `robust list experiments`.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Shipped experiment or finding; see `robust list experiments`.")
+    ],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Write the result of a finding to this JSON file.")] = None,
@@ -81,7 +97,7 @@ def reproduce(
 ) -> None:
     """Train and evaluate a shipped experiment, or resume it, and compare with the published result.
 
-    With several seeds, such as seed=0,1,2, the mean is compared, and the noise over seeds is known.
+    With several seeds, such as seed=0,1,2, the mean over the seeds is compared, and their spread is printed.
 
     For a finding, run every arm with every seed and print whether the claim is SHOWN, NOT SHOWN or REFUTED.
     """

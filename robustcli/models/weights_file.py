@@ -63,7 +63,11 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
         RobustCliError: the file is missing, cannot be read as data, or contains no weights.
     """
     if not path.is_file():
-        raise RobustCliError(f"{path}: is a folder" if path.is_dir() else f"{path}: no such file")
+        raise RobustCliError(
+            f"{path}: is a folder; expected a file of weights. Evaluate a run without --architecture and --weights"
+            if path.is_dir()
+            else f"{path}: no such file"
+        )
     if is_torchscript(path):
         raise RobustCliError(
             f"{path}: is TorchScript, which contains its own network; evaluate it without --architecture and --weights"

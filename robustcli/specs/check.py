@@ -223,7 +223,7 @@ def _show(value: Any) -> str:
 
 
 def _doc(parameter: Parameter) -> str:
-    return f": {parameter.doc}" if parameter.doc else ""
+    return f" ({parameter.doc.removesuffix('.')})" if parameter.doc else ""
 
 
 def _telling(problems: list[ErrorDetails]) -> list[ErrorDetails]:

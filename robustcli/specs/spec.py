@@ -49,7 +49,7 @@ class ExperimentSpec:
         architecture: the network.
         threat: norm and radius, for training and evaluation.
         defense: the training method.
-        train: epochs, optimiser, precision, choice of weights.
+        train: epochs, optimizer, learning rate, precision, and the epoch whose weights are kept.
         evaluate: evaluators by the names of their results.
         claim: a published result to compare with.
     """

@@ -114,3 +114,9 @@ def test_devices_end_with_the_exit_code_of_their_processes(tmp_path: Path) -> No
     sessions = session_of_one(tmp_path)
     assert sessions.run("train", "spec.yaml", "data.train_size=33", "--devices", "2") == 2
     assert "too few for 2 processes" in sessions.log.read_text(encoding="utf-8")
+
+
+def test_more_processes_than_processors_are_refused(tmp_path: Path) -> None:
+    sessions = session_of_one(tmp_path)
+    assert sessions.run("train", "spec.yaml", "--devices", str((os.cpu_count() or 1) + 1), "train.device=cpu") == 2
+    assert "expected at most" in sessions.log.read_text(encoding="utf-8")

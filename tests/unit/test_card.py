@@ -275,7 +275,7 @@ def test_without_a_file_the_keys_are_listed_with_an_example() -> None:
 def test_all_missing_keys_are_listed_at_once(tmp_path: Path) -> None:
     message = refused(tmp_path, "link: x\nname: A title\n").partition("an example")[0]
     for key in ("authors", "venue", "additional_data", "reported"):
-        assert f"  {key}: missing; the metadata needs it: " in message
+        assert f"  {key}: missing; the metadata needs it (" in message
     assert "  link" not in message
     assert "expected keys and values" in refused(tmp_path, "- 1\n")
 

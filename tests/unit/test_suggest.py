@@ -9,6 +9,14 @@ def test_a_short_list_is_shown_whole() -> None:
     assert suggest("zzz", []) == " (known: none)"
 
 
+def test_initials_are_near() -> None:
+    assert suggest("learning_rate", ["lr", "epochs"]) == "; did you mean 'lr'? (known: epochs, lr)"
+
+
+def test_a_name_of_several_registries_is_listed_once() -> None:
+    assert suggest("x", ["none", "none"]) == " (known: none)"
+
+
 def test_of_a_long_list_the_five_nearest_are_shown() -> None:
     names = [f"resnet{number}" for number in range(18, 40)] + ["trades", "mart"]
     text = suggest("resnt18", names)

@@ -403,6 +403,7 @@ def test_files_without_weights_are_refused(tmp_path: Path, contents: Any, text: 
 
 def test_what_is_not_there_or_no_such_file_is_refused(tmp_path: Path) -> None:
     assert "gone.pt: no such file" in refusal(read_weights, tmp_path / "gone.pt")
+    assert "is a folder; expected a file of weights" in refusal(read_weights, tmp_path)
     (tmp_path / "text.pt").write_text("hello")
     assert "the file is a text that begins with 'hello'" in refusal(read_weights, tmp_path / "text.pt")
 
