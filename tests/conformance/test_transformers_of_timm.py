@@ -5,28 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from networks import stirred
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.promises.networks import drawn_from
 
 with warnings.catch_warnings():
     # Warnings of timm's imports.
     warnings.simplefilter("ignore")
     timm = pytest.importorskip("timm")
-
-
-def stirred(network: nn.Module) -> nn.Module:
-    """In eval mode, with weights unlike those of a new network."""
-    with drawn_from(2):
-        for parameter in network.parameters():
-            parameter.data += 0.2 * torch.randn_like(parameter)
-        for name, buffer in network.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.3)
-            if name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5)
-    return network.eval()
 
 
 def require_equal(name: str, settings: dict[str, Any], other: nn.Module, side: int) -> None:

@@ -6,58 +6,29 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import (
+    CIFAR,
+    IMAGENET,
+    State,
+    build,
+    build_small,
+    build_weightless,
+    classify,
+    convolve,
+    count_macs,
+    count_parameters,
+    images,
+    norm,
+)
 from torch import Tensor, nn
 from torchvision import models
 
-from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures import ImageShape
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.plain import LargestPixel
 from robustcli.errors import RobustCliError
-from robustcli.measuring.network_profile import network_profile
 from robustcli.registry.registry import describe
-
-CIFAR = ImageShape(3, 32, 32, 10)
-IMAGENET = ImageShape(3, 224, 224, 1000)
-State = dict[str, Tensor]
-
-
-def build(name: str, shape: ImageShape = CIFAR, **settings: Any) -> nn.Module:
-    network: nn.Module = ARCHITECTURES.get(name)(shape, **settings)
-    return network
-
-
-def build_weightless(name: str, shape: ImageShape = CIFAR, **settings: Any) -> nn.Module:
-    ARCHITECTURES.get(name)
-    with torch.device("meta"):
-        return build(name, shape, **settings)
-
-
-def build_small(name: str, shape: ImageShape = CIFAR, seed: int = 0, **settings: Any) -> nn.Module:
-    """A narrow network in eval mode with random running statistics and affine maps."""
-    torch.manual_seed(seed)
-    network = build(name, shape, **settings).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean = 0.3 * torch.randn(module.num_features)
-            module.running_var = 0.5 + torch.rand(module.num_features)
-            nn.init.normal_(module.weight, 1, 0.2)
-            nn.init.normal_(module.bias, 0, 0.3)
-    return network
-
-
-def images(shape: ImageShape, count: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(count, shape.channels, shape.height, shape.width, generator=generator)
-
-
-def count_parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def count_macs(network: nn.Module, shape: ImageShape) -> int:
-    """Counted with the counter of `robust show` and `robust plan`."""
-    return network_profile(network, shape).macs
 
 
 def wide(depth: int, widen: int) -> dict[str, Any]:
@@ -282,25 +253,6 @@ def test_a_map_of_one_pixel_is_not_pooled() -> None:
     x = torch.rand(1, 1, 1, 3)
     torch.testing.assert_close(LargestPixel(2)(x), x[..., :2].amax(3, keepdim=True))
     torch.testing.assert_close(LargestPixel(1)(x), torch.stack([x[..., :2].amax(3), x[..., 1:].amax(3)], 3))
-
-
-def norm(state: State, name: str, x: Tensor) -> Tensor:
-    return F.batch_norm(
-        x,
-        state[f"{name}.running_mean"],
-        state[f"{name}.running_var"],
-        state[f"{name}.weight"],
-        state[f"{name}.bias"],
-        eps=1e-5,
-    )
-
-
-def convolve(state: State, name: str, x: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    return F.conv2d(x, state[f"{name}.weight"], stride=stride, padding=padding)
-
-
-def classify(state: State, name: str, x: Tensor) -> Tensor:
-    return F.linear(F.adaptive_avg_pool2d(x, 1).flatten(1), state[f"{name}.weight"], state[f"{name}.bias"])
 
 
 def pad_for(stride: int, x: Tensor) -> Tensor:

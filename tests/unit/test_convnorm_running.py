@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_architectures import build, build_weightless, count_parameters
+from networks import build, build_weightless, count_parameters
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_architectures import CIFAR, build, build_weightless, count_macs, count_parameters
+from networks import CIFAR, build, build_weightless, count_macs, count_parameters
 from torch import nn
 
 from robustcli.architectures import ImageShape

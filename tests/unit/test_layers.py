@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_architectures import build, build_weightless, count_macs, count_parameters
+from networks import build, build_weightless, count_macs, count_parameters
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape, downsampling

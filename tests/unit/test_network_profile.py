@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_architectures import CIFAR, IMAGENET, build, build_weightless, count_parameters
+from networks import CIFAR, IMAGENET, build, build_weightless, count_parameters
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_architectures import (
+from networks import (
     CIFAR,
     IMAGENET,
     State,

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import CIFAR, build, build_weightless, count_macs, count_parameters
 from torch import nn
 
-from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures import ImageShape
 from robustcli.architectures.stems import make_stem_small
 from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
-from robustcli.measuring.network_profile import network_profile
 from robustcli.promises.networks import drawn_from
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json
@@ -23,28 +23,12 @@ from robustcli.workflows.train import run_experiment
 
 pytestmark = pytest.mark.slow
 
-CIFAR = ImageShape(3, 32, 32, 10)
 with_timm = pytest.mark.skipif(find_spec("timm") is None, reason="needs the package timm")
-
-
-def build(name: str, shape: ImageShape = CIFAR, **settings: Any) -> nn.Module:
-    network: nn.Module = ARCHITECTURES.get(name)(shape, **settings)
-    return network
-
-
-def weightless(name: str, shape: ImageShape = CIFAR, **settings: Any) -> nn.Module:
-    ARCHITECTURES.get(name)
-    with torch.device("meta"):
-        return build(name, shape, **settings)
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def refused(name: str, shape: ImageShape = CIFAR, **settings: Any) -> str:
     with pytest.raises(RobustCliError) as caught:
-        weightless(name, shape, **settings)
+        build_weightless(name, shape, **settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -66,10 +50,10 @@ SIZES = [
 
 @pytest.mark.parametrize(("name", "model", "count", "gigamacs"), SIZES)
 def test_sizes_are_those_of_networks_for_small_images(name: str, model: str, count: int, gigamacs: float) -> None:
-    network = weightless(name, model=model, stem="small")
-    assert parameters(network) == count
+    network = build_weightless(name, model=model, stem="small")
+    assert count_parameters(network) == count
     if gigamacs is not None:
-        assert round(network_profile(network, CIFAR).macs / 1e9, 4) == gigamacs
+        assert round(count_macs(network, CIFAR) / 1e9, 4) == gigamacs
 
 
 @pytest.mark.parametrize(
@@ -78,8 +62,8 @@ def test_sizes_are_those_of_networks_for_small_images(name: str, model: str, cou
 )
 def test_a_regnet_for_imagenet_with_a_stem_of_stride_1(model: str, count: int, gigamacs: float) -> None:
     network = build("torchvision", model=model, stem="small").to("meta")
-    assert parameters(network) == count
-    assert round(network_profile(network, CIFAR).macs / 1e9, 4) == gigamacs
+    assert count_parameters(network) == count
+    assert round(count_macs(network, CIFAR) / 1e9, 4) == gigamacs
 
 
 @pytest.mark.parametrize(
@@ -101,7 +85,7 @@ def test_maps_are_larger_by_what_the_stem_no_longer_shrinks(
 ) -> None:
     sides = []
     for stem in ("as_it_is", "small"):
-        network = weightless(name, model=model, stem=stem).eval()
+        network = build_weightless(name, model=model, stem=stem).eval()
         network.get_submodule(last).register_forward_hook(lambda _layer, _inputs, out: sides.append(out.shape[-1]))
         network(torch.empty(1, 3, 32, 32, device="meta"))
     assert sides == [usual, small]
@@ -249,7 +233,7 @@ def test_a_stem_that_is_not_written_leaves_the_digest_as_it_was() -> None:
     ],
 )
 def test_a_network_of_timm_is_built_for_the_data(model: str, shape: ImageShape, parts: dict[str, Any]) -> None:
-    state = weightless("timm", shape, model=model).state_dict()
+    state = build_weightless("timm", shape, model=model).state_dict()
     assert {key: tuple(state[key].shape) for key in parts} == parts
 
 

@@ -7,44 +7,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import CIFAR, IMAGENET, build, build_weightless, count_macs, count_parameters, stirred
 from torch import Tensor, nn
 from torchvision.models import ConvNeXt, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
 
-from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures import ImageShape
 from robustcli.architectures.transformer_parts import StochasticDepth, late_strides, rising_rates
 from robustcli.attacks.matched_masks import masks_matched
 from robustcli.errors import RobustCliError
-from robustcli.measuring.network_profile import network_profile
 from robustcli.promises.networks import drawn_from
 
-CIFAR = ImageShape(3, 32, 32, 10)
-IMAGENET = ImageShape(3, 224, 224, 1000)
 Settings = dict[str, Any]
-
-
-def build(name: str, shape: ImageShape = CIFAR, **settings: Any) -> nn.Module:
-    network: nn.Module = ARCHITECTURES.get(name)(shape, **settings)
-    return network
-
-
-def build_weightless(name: str, shape: ImageShape = CIFAR, **settings: Any) -> nn.Module:
-    ARCHITECTURES.get(name)
-    with torch.device("meta"):
-        return build(name, shape, **settings).eval()
-
-
-def stirred(network: nn.Module) -> nn.Module:
-    """In eval mode, with weights and statistics unlike those of a new network."""
-    with drawn_from(2):
-        for parameter in network.parameters():
-            parameter.data += 0.2 * torch.randn_like(parameter)
-        for name, buffer in network.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.3)
-            if name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5)
-    return network.eval()
 
 
 def images(height: int = 32, width: int = 32, count: int = 2) -> Tensor:
@@ -93,15 +67,6 @@ ROUNDED = [
 ]
 
 
-def count_parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def gigamacs(network: nn.Module, shape: ImageShape) -> float:
-    """Counted with the counter of `robust show` and `robust plan`."""
-    return network_profile(network, shape).macs / 1e9
-
-
 @pytest.mark.parametrize(("name", "settings", "shape", "parameters", "cost"), EXACT)
 @pytest.mark.slow
 def test_size_is_the_published_one(
@@ -109,7 +74,7 @@ def test_size_is_the_published_one(
 ) -> None:
     network = build_weightless(name, shape, **settings)
     assert count_parameters(network) == parameters
-    assert round(gigamacs(network, shape), 4) == cost
+    assert round(count_macs(network, shape) / 1e9, 4) == cost
 
 
 @pytest.mark.parametrize(("name", "settings", "shape", "millions", "cost"), ROUNDED)
@@ -119,7 +84,7 @@ def test_size_is_the_rounded_published_one(
 ) -> None:
     network = build_weightless(name, shape, **settings)
     assert round(count_parameters(network) / 1e6, 3 if isinstance(millions, float) else 0) == millions
-    assert cost is None or round(gigamacs(network, shape), 4) == cost
+    assert cost is None or round(count_macs(network, shape) / 1e9, 4) == cost
 
 
 # XCiT.
