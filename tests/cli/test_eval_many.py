@@ -61,6 +61,7 @@ def test_everything_is_checked_before_anything_is_attacked(robust: Robust, train
     assert not Path("evals").exists()
 
 
+@pytest.mark.slow
 def test_a_transfer_matrix_shows_every_model_the_examples_of_every_other(
     robust: Robust, trained: RunFolder, other: RunFolder
 ) -> None:

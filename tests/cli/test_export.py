@@ -201,6 +201,7 @@ def test_weights_of_another_program_are_exported_with_their_architecture(
     robust("export", "robustbench", folder, "again", *more, "--checkpoint", "elsewhere.pt").require(0)
 
 
+@pytest.mark.slow
 def test_a_network_with_code_of_its_own_is_refused(robust: Robust, place: Path) -> None:
     code = "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     Path("nets.py").write_text(code)
@@ -325,6 +326,7 @@ def test_only_a_new_or_an_empty_folder_is_written(robust: Robust, place: Path, s
     assert nothing_left(tmp_path, "out")
 
 
+@pytest.mark.slow
 def test_options_are_checked_before_anything_is_written(
     robust: Robust, place: Path, stored: Path, tmp_path: Path
 ) -> None:

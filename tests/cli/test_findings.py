@@ -133,6 +133,7 @@ def test_every_shipped_finding_is_valid_and_cheap_to_read() -> None:
         assert len(sweep.rows[0].specs) >= 3, name
 
 
+@pytest.mark.slow
 def test_a_finding_is_run_judged_stored_and_read_again(robust: Robust, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(FINDING, encoding="utf-8")
     said = robust("reproduce", "tiny.yaml", "-q", "--out", "tiny.json").require(0)

@@ -79,6 +79,7 @@ def test_curves_of_all_diagnostics_are_drawn(tmp_path: Path) -> None:
     assert "Accuracy over queries, 20 images" in chart
 
 
+@pytest.mark.slow
 def test_a_sweep_gets_a_leaderboard_and_a_pareto_front(robust: Robust, tmp_path: Path) -> None:
     words = (*SPEC, f"evaluate={ATTACK}", "architecture.width=2,4", "--runs", tmp_path / "runs", "-q")
     robust("train", *words).require(0)

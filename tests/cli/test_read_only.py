@@ -31,6 +31,7 @@ def mounted(tmp_path: Path, trained: RunFolder, robust: Robust) -> Iterator[Path
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_finished_results_can_be_read_on_a_read_only_file_system(robust: Robust, tiny: Path, mounted: Path) -> None:
     (run,), (evaluation,) = (mounted / "runs/tiny").iterdir(), (mounted / "evals").iterdir()
     with pytest.raises(OSError, match="Read-only"):

@@ -442,6 +442,7 @@ def test_a_compiler_that_fails_is_no_result(monkeypatch: pytest.MonkeyPatch) -> 
         bench_train(request("natural", is_compiled=True))
 
 
+@pytest.mark.slow
 def test_the_format_is_that_of_training_unless_it_is_given() -> None:
     narrow = {"architecture": "preact_resnet18"}
     # Of 4 channels, which AVX2 would not take in this format.
@@ -523,6 +524,7 @@ def quickest(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pyautoattack, "AutoAttack", QuickestPackage)
 
 
+@pytest.mark.slow
 def test_a_subject_takes_threat_and_images_from_its_checkpoint_or_the_command(digits: Path) -> None:
     own = subject_of(digits)
     assert (own.name, str(own.threat), len(own.x)) == ("digits", "linf 0.05", 24)
@@ -619,6 +621,7 @@ def test_the_limit_makes_the_least_passes_of_each_image(monkeypatch: pytest.Monk
     assert looks + gradients == 6 + 2 * (least[0] - 1) + 3 * 4
 
 
+@pytest.mark.slow
 def test_the_package_runs_in_the_precision_of_its_users(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, set[bool]] = {"package": set(), "native": set()}
 

@@ -114,6 +114,7 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> Peers:
     return found
 
 
+@pytest.mark.slow
 def test_evaluations_are_measured_with_their_passes_and_peers(subject: BenchSubject, peers: Peers) -> None:
     result = bench_evaluation(subject, rounds=3)
     names = [row.name for row in result.rows]
@@ -155,6 +156,7 @@ def test_evaluations_are_measured_with_their_passes_and_peers(subject: BenchSubj
     assert_stored(result, "evaluation speed")
 
 
+@pytest.mark.slow
 def test_missing_peers_are_left_out_with_a_message(subject: BenchSubject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     monkeypatch.setitem(sys.modules, "foolbox", None)

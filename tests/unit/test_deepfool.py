@@ -123,6 +123,7 @@ def test_aiming_at_more_classes_is_never_farther_on_a_linear_model() -> None:
     assert (sizes[2] < 0.99 * sizes[0]).any(), "the likeliest class is always the nearest"
 
 
+@pytest.mark.slow
 def test_survivors_do_not_depend_on_batches() -> None:
     model, x = conv_net(3).eval(), images(24, 3)
     y = predictions(model, x)

@@ -14,6 +14,7 @@ from robustcli.cli.progress import Screen
 from robustcli.measuring.machine import circumstances
 
 
+@pytest.mark.slow
 def test_every_step_has_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, with slow measurements replaced; models and epochs are trained."""
     requests = []
@@ -49,6 +50,7 @@ def test_every_step_has_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stored["steps"][5]["result"]["rows"][0]["broken_by_native_alone"] == [3]
 
 
+@pytest.mark.slow
 def test_an_epoch_of_random_images_is_timed(tmp_path: Any) -> None:
     with Screen(is_quiet=True) as screen:
         found = gpu_check._epoch(

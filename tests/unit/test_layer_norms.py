@@ -75,6 +75,7 @@ GRID = [
 ]
 
 
+@pytest.mark.slow
 def test_exact_norms_hold_for_every_geometry() -> None:
     """Kernels, strides, paddings, dilations and groups at once, on images as small as they are."""
     assert len(GRID) > 200

@@ -221,6 +221,7 @@ def test_spectral_pooling_halves_as_a_strided_convolution_does(side: int, expect
     torch.testing.assert_close(SpectralPool(windowed=False)(torch.ones_like(x)), torch.ones_like(pooled))
 
 
+@pytest.mark.slow
 def test_the_matrices_of_spectral_pooling_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     plain = downsampling.low_pass

@@ -110,6 +110,7 @@ def test_resize_pad_copies_pixels_to_a_random_place() -> None:
 
 
 @pytest.mark.parametrize("preprocess", [Jpeg(quality=40), BitDepth(bits=3)], ids=["jpeg", "bit_depth"])
+@pytest.mark.slow
 def test_pgd_sees_through_a_transformation_only_with_its_backward_pass(preprocess: Preprocessor) -> None:
     pgd = Attacked(attack=Pgd(steps=20, keep="fooled"))
     plain, through, blind = (judged(network(one), pgd) for one in (None, preprocess, WithoutGradient(preprocess)))
@@ -120,6 +121,7 @@ def test_pgd_sees_through_a_transformation_only_with_its_backward_pass(preproces
     assert any("gradient" in text for text in blind.suspicions or ())
 
 
+@pytest.mark.slow
 def test_a_random_transformation_is_judged_by_its_votes_and_seen_through_by_the_mean_gradient() -> None:
     random = ResizePad(smallest=0.7, votes=7)
     model = Network(Normalize((0.0,), (1.0,)), body(random), random).eval()
@@ -139,6 +141,7 @@ def test_a_random_transformation_is_judged_by_its_votes_and_seen_through_by_the_
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30])
+@pytest.mark.slow
 def test_a_deterministic_transformation_does_not_depend_on_batches(batch_size: int) -> None:
     pgd = Attacked(attack=Pgd(steps=3), batch_size=batch_size)
     one, other = judged(network(Jpeg()), pgd), judged(network(Jpeg()), Attacked(attack=Pgd(steps=3)))
