@@ -60,7 +60,7 @@ def wait_until_both_attack_shards(process: subprocess.Popen[str]) -> None:
     seen: set[int] = set()
     while len(seen) < 2:
         assert process.poll() is None, f"ended; processes that attacked a shard: {seen}"
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ProcessLookupError):
             seen |= {worker for worker in workers_of(process) if any("/shards/" in name for name in open_files(worker))}
         time.sleep(0.01)
 
