@@ -130,7 +130,7 @@ def evaluate(
         suspicions=suspicions,
         # A warning that causes a suspicion is shown as a suspicion only.
         warnings=[text for text in dict.fromkeys(noted) if text not in suspicions],
-        sample=None if evidence.chosen is None else "".join(map(str, evidence.chosen.clamp_min(0).tolist())),
+        sample=None if evidence.drawn is None else "".join(map(str, evidence.drawn.int().tolist())),
         estimate=None if phases is None else phases.estimate,
         certified=None if certificate is None else _record(certificate, evaluator),
         evidence=evidence,

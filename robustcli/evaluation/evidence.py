@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustcli.attacks import Attack
 from robustcli.evaluation.run_attack import AttackOutcome
-from robustcli.evaluators import Subset
+from robustcli.evaluators import Some
 from robustcli.statistics import unseen_at_most
 from robustcli.store.evaluations import StageResult
 from robustcli.threat.noise import IndexedNoise
@@ -17,8 +17,6 @@ from robustcli.threat.threat import ThreatModel
 
 # Values of `broken_by` besides the numbers of stages.
 SURVIVES, WRONG_WHEN_CLEAN = -1, -2
-# Values of `chosen`.
-OUT_OF_REACH, NOT_CHOSEN, DRAWN, NEAREST = -1, 0, 1, 2
 
 
 @dataclass
@@ -41,8 +39,7 @@ class Evidence:
         without_gradient: attacks that were skipped because the model gives none.
         warnings: without duplicates.
         attacks, threats: one for each stage.
-        chosen: (n,) for stages that attack only some images: OUT_OF_REACH if the image did not survive until then,
-            NOT_CHOSEN, DRAWN at random, or one of the NEAREST to a wrong class; None without such stages.
+        drawn: mask (n,) of the images drawn at random for stages that attack only a sample; None without such stages.
     """
 
     numbers: Tensor
@@ -62,7 +59,7 @@ class Evidence:
     warnings: tuple[str, ...] = ()
     attacks: tuple[Attack, ...] = ()
     threats: tuple[ThreatModel, ...] = ()
-    chosen: Tensor | None = None
+    drawn: Tensor | None = None
 
     @property
     def survives(self) -> Tensor:
@@ -93,17 +90,26 @@ class Evidence:
             f"would break at most {missed} of all, {100 * missed / len(self.labels):.2f} points",
         )
 
-    def choose(self, subset: Subset, rng: IndexedNoise) -> Tensor:
-        """Mask (n,) of the images chosen among those that survive now, or earlier if they were already chosen."""
-        if self.chosen is None:
+    def draw(self, some: Some, rng: IndexedNoise) -> Tensor:
+        """Mask (n,) of the images drawn among those that survive now, or earlier if they were already drawn."""
+        if self.drawn is None:
             survives = self.survives
-            nearest, drawn = subset.sizes(int(survives.sum()))
-            self.chosen = torch.where(survives, NOT_CHOSEN, OUT_OF_REACH)
-            margins = torch.where(survives, self.margins, -torch.inf)
-            self.chosen[margins.argsort(descending=True, stable=True)[:nearest]] = NEAREST
-            others = self.chosen == NOT_CHOSEN
-            self.chosen[sampled(others, drawn, rng) & others] = DRAWN
-        return self.chosen > NOT_CHOSEN
+            self.drawn = sampled(survives, some.of(int(survives.sum())), rng) & survives
+        return self.drawn
+
+    def nearest(self, some: Some) -> Tensor:
+        """Mask (n,) of the survivors with the largest margins."""
+        survives = self.survives
+        order = torch.where(survives, self.margins, -torch.inf).argsort(descending=True, stable=True)
+        return torch.zeros_like(survives).index_fill(0, order[: some.of(int(survives.sum()))], True)
+
+    def leave_out(self, attacked: Tensor) -> None:
+        """Leave images that broke out of the sample, if they were attacked whether drawn or not.
+
+        The sample then stands for the images that survive this attack, too.
+        """
+        if self.drawn is not None:
+            self.drawn = self.drawn & ~(attacked & ~self.survives)
 
     def add(self, outcome: AttackOutcome, rows: Mapping[int, int]) -> None:
         """Add an outcome of the last stage; `rows` maps image numbers to rows."""

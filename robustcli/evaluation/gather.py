@@ -90,7 +90,7 @@ def gather(
         evidence.attacks = tuple(stage.attack for stage in stages)
         evidence.threats = tuple(stage.threat or threat for stage in stages)
         for number, stage in enumerate(stages, 1):
-            if is_share and (stage.sample or stage.subset or stage.batch_size is None):
+            if is_share and (stage.sample or stage.subset or stage.nearest or stage.batch_size is None):
                 break
             search = model if stage.surrogate is None else surrogates[stage.surrogate]
             call = partial(run_attack, stage, model, search, threat=stage.threat or threat, votes=votes)
@@ -123,8 +123,10 @@ def _run_stage(
     rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
     is_waiting, sample = evidence.survives, sampled(evidence.survives, stage.sample, rng)
     entered = int(is_waiting.sum())
-    if stage.subset is not None:
-        is_waiting &= evidence.choose(stage.subset, rng)
+    drawn = None if stage.subset is None else is_waiting & evidence.draw(stage.subset, rng)
+    near = None if stage.nearest is None else evidence.nearest(stage.nearest)
+    if drawn is not None or near is not None:
+        is_waiting = torch.stack([mask for mask in (drawn, near) if mask is not None]).any(0)
     evidence.stages.append(
         StageResult(
             name=stage.name,
@@ -133,7 +135,8 @@ def _run_stage(
             is_search=stage.attack.is_search,
             threat=None if stage.threat is None else str(stage.threat),
             entered=entered,
-            sampled=None if stage.subset is None else int(is_waiting.sum()),
+            sampled=None if drawn is None else int(drawn.sum()),
+            nearest=None if near is None else int(is_waiting.sum()) - (0 if drawn is None else int(drawn.sum())),
             broken=0,
             forwards=0,
             gradients=0,
@@ -163,6 +166,8 @@ def _run_stage(
         if evidence.stages[-1].broken == 0 and not bool(sample.all()):
             evidence.end_after_sample(int(sample.sum()))
             break
+    if near is not None:
+        evidence.leave_out(near)
 
 
 def _clean(

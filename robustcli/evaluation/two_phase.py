@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from robustcli.evaluation.evidence import DRAWN, NEAREST, NOT_CHOSEN, Evidence
+from robustcli.evaluation.evidence import Evidence
 from robustcli.statistics import hypergeometric_interval
 from robustcli.store.evaluations import Estimate, Evaluation
 
@@ -14,9 +14,13 @@ _DISAGREEMENT = 0.01
 class TwoPhases:
     """Counts of the second phase.
 
-    The expensive attacks would break an unknown number of the survivors of the cheap ones. Among the images nearest to
-    a wrong class, which are all attacked, it is counted. Among the others it is estimated from a random sample, whose
-    count follows the hypergeometric distribution; this gives an exact interval.
+    The expensive attacks would break an unknown number of the survivors of the cheap ones. The number of broken images
+    in a random sample follows the hypergeometric distribution; this gives an exact interval. The estimate is the
+    number in the interval that is nearest to what the cheap attacks found, which is its upper end: a dozen images are
+    too few to extrapolate from, because each broken one would count for a twelfth of all. So the estimate errs upwards.
+
+    Older results also have images nearest to a wrong class, which were all attacked and are counted; their estimate
+    extrapolates the share of the sample, without a bias, but with a larger error.
 
     Args:
         total: number of images.
@@ -37,17 +41,16 @@ class TwoPhases:
     @classmethod
     def of(cls, evidence: Evidence) -> "TwoPhases | None":
         """Return the counts of an evaluation; None if all attacks ran on every survivor."""
-        chosen, is_broken = evidence.chosen, ~evidence.survives
-        if chosen is None:
+        drawn, survives = evidence.drawn, evidence.survives
+        if drawn is None:
             return None
-        nearest, drawn = chosen == NEAREST, chosen == DRAWN
         return cls(
-            total=len(chosen),
-            nearest=int(nearest.sum()),
-            nearest_broken=int((nearest & is_broken).sum()),
-            others=int((drawn | (chosen == NOT_CHOSEN)).sum()),
+            total=len(drawn),
+            nearest=0,
+            nearest_broken=0,
+            others=int((drawn | survives).sum()),
             drawn=int(drawn.sum()),
-            drawn_broken=int((drawn & is_broken).sum()),
+            drawn_broken=int((drawn & ~survives).sum()),
             by=tuple(stage.name for stage in evidence.stages if stage.sampled and stage.broken),
         )
 
@@ -59,13 +62,14 @@ class TwoPhases:
             return None
         pairs = list(zip(result.sample, result.survivors, strict=True))
         nearest, drawn = result.sample.count("2"), result.sample.count("1")
-        if first.sampled != nearest + drawn or first.entered < nearest + drawn:
+        others = drawn + pairs.count(("0", "1"))
+        if (first.sampled or 0) < nearest + drawn or first.entered < nearest + others:
             return None
         return cls(
             total=result.total,
             nearest=nearest,
             nearest_broken=pairs.count(("2", "0")),
-            others=first.entered - nearest,
+            others=others,
             drawn=drawn,
             drawn_broken=pairs.count(("1", "0")),
             by=tuple(stage.name for stage in result.stages if stage.sampled and stage.broken),
@@ -83,21 +87,24 @@ class TwoPhases:
     def estimate(self) -> Estimate:
         """Accuracy under all attacks."""
         survivors, (fewest, most) = self.nearest + self.others, self.broken
+        is_older = self.nearest > 0
         share = self.drawn_broken / self.drawn if self.drawn else 0.0
+        broken = self.nearest_broken + self.others * share if is_older else fewest
         return Estimate(
-            accuracy=(survivors - self.nearest_broken - self.others * share) / self.total,
+            accuracy=(survivors - broken) / self.total,
             low=(survivors - most) / self.total,
             high=(survivors - fewest) / self.total,
         )
 
     def __str__(self) -> str:
         found = self.estimate
+        nearest = f"the {self.nearest} nearest to a wrong class and broke {self.nearest_broken}, and on "
         return (
             f"estimated robust accuracy under all attacks: {100 * found.accuracy:.2f} % [{100 * found.low:.2f}, "
             f"{100 * found.high:.2f}] (95 %, over the choice of the sample). Cheap attacks left "
-            f"{self.nearest + self.others} of {self.total} images. The other attacks ran on the {self.nearest} nearest "
-            f"to a wrong class and broke {self.nearest_broken}, and on {self.drawn} drawn from the rest and broke "
-            f"{self.drawn_broken}. This is not AutoAttack's number"
+            f"{self.nearest + self.others} of {self.total} images. AutoAttack's attacks ran on "
+            f"{nearest if self.nearest else ''}{self.drawn} drawn at random and broke {self.drawn_broken}. This is not "
+            "AutoAttack's number"
         )
 
     @property

@@ -38,23 +38,20 @@ class AttackContext:
 
 
 @dataclass(frozen=True)
-class Subset:
-    """Some images for the most expensive stages of an evaluation: those nearest to a wrong class, and others at random.
+class Some:
+    """A number of images among those that survive.
 
     Args:
-        least: minimum number of images, if as many survive.
+        least: minimum number, if as many survive.
         one_in: one of this many survivors, if that gives more images.
     """
 
     least: int
     one_in: int
 
-    def sizes(self, survivors: int) -> tuple[int, int]:
-        """Numbers of images among survivors: those nearest to a wrong class, and those drawn from the others."""
-        count = min(survivors, max(self.least, survivors // self.one_in))
-        # Two in five: few images that cheap attacks just miss are missed again, and the others narrow the interval.
-        nearest = round(0.4 * count)
-        return nearest, count - nearest
+    def of(self, survivors: int) -> int:
+        """Number of images among survivors."""
+        return min(survivors, max(self.least, survivors // self.one_in))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +66,10 @@ class Stage:
         has_black_box: whether a part of the attack is a black-box attack, if it is several attacks in one.
         sample: with more survivors than this, attack a random sample of this size first, and the other images only if
             one of the sample breaks; None attacks all.
-        subset: attack only these of the images that survive when the first such stage begins; later stages attack the
-            same choice. None attacks all.
+        subset: attack only this many, drawn at random among the survivors when the first such stage begins; later
+            stages attack the same images. None attacks all.
+        nearest: attack only this many, those nearest to a wrong class by the largest margin so far; with `subset`, in
+            addition to those drawn. None attacks all.
         threat: threat model of this stage; None is that of the evaluation.
         surrogate: network that the attack searches with; None is the network evaluated.
         is_transfer: whether the surrogate is another network, so that no gradient of the network evaluated is used.
@@ -84,7 +83,8 @@ class Stage:
     batch_size: int | None = 250
     has_black_box: bool = False
     sample: int | None = None
-    subset: Subset | None = None
+    subset: Some | None = None
+    nearest: Some | None = None
     threat: ThreatModel | None = None
     surrogate: Surrogate | None = None
     is_transfer: bool = False

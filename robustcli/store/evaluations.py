@@ -37,7 +37,9 @@ class StageResult(Stored):
 
     Args:
         is_black_box: the stage used no gradients.
-        sampled: number of attacked images, if they were only a sample; None means all that entered.
+        sampled: number of attacked images that were drawn as a sample; None means no sample.
+        nearest: number of attacked images that were chosen because they are nearest to a wrong class; None means that
+            no images were chosen. Without a sample or a choice all that entered are attacked.
         has_black_box: a part of the stage used no gradients.
         is_search: the stage looked for the worst point; if not, it changed images at random, like corruptions.
         threat: the stage's own threat as text such as "l2 0.5"; None means that of the evaluation.
@@ -51,6 +53,7 @@ class StageResult(Stored):
     gradients: Count
     seconds: float
     sampled: int | None = None
+    nearest: int | None = None
     has_black_box: bool = False
     is_search: bool = True
     threat: str | None = None
@@ -58,14 +61,15 @@ class StageResult(Stored):
     @property
     def to_attack(self) -> int:
         """Number of images to attack."""
-        return self.entered if self.sampled is None else self.sampled
+        counts = [count for count in (self.sampled, self.nearest) if count is not None]
+        return sum(counts) if counts else self.entered
 
 
 class Estimate(Stored):
     """Robust accuracy under attacks that ran on a sample of the survivors only, as a fraction of all images.
 
     Args:
-        accuracy: unbiased estimate.
+        accuracy: the number in the interval that is nearest to what the attacks on all images found.
         low, high: exact 95 % interval, over the sampling of these images.
     """
 
@@ -123,7 +127,8 @@ class Evaluation(Stored):
         warnings: other facts about the number, without duplicates.
         fingerprint: digests of everything that the survivors depend on.
         sample: one character per image, if the last attacks ran only on some images: "1" if the image was drawn at
-            random for them, "2" if it was one of those nearest to a wrong class, "0" if they did not run on it.
+            random for them, "0" if not, "2" (formerly) if it was one of those nearest to a wrong class, which were all
+            attacked.
         estimate: estimated accuracy for all images; None if the attacks ran on all.
         certified: certified lower bound, next to the upper bound of the attacks; None if nothing was certified.
     """

@@ -12,9 +12,11 @@ from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.targets import nearest_classes
 from robustcli.evaluation.consistency import check_derived
 from robustcli.evaluation.evaluate import Result, evaluate
+from robustcli.evaluation.evidence import SURVIVES, Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.two_phase import TwoPhases
-from robustcli.evaluators import AttackContext, Evaluator, Subset
+from robustcli.evaluators import AttackContext, Evaluator, Some
+from robustcli.evaluators import quick as quick_evaluator
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.quick import Quick
 from robustcli.promises.networks import conv_net, images
@@ -71,7 +73,18 @@ def test_what_is_no_sample_is_refused(counts: tuple[int, int, int]) -> None:
         hypergeometric_interval(*counts)
 
 
-def test_the_estimate_counts_the_nearest_and_extrapolates_the_others() -> None:
+def test_the_estimate_follows_the_cheap_attacks_within_the_interval() -> None:
+    for broken in (0, 2, 30):
+        phases = TwoPhases(total=1000, nearest=0, nearest_broken=0, others=500, drawn=49, drawn_broken=broken)
+        fewest, most = hypergeometric_interval(broken, 49, 500)
+        found = phases.estimate
+        assert (found.low, found.high) == (pytest.approx(0.5 - most / 1000), pytest.approx(0.5 - fewest / 1000))
+        assert found.accuracy == found.high
+    nothing = TwoPhases(total=50, nearest=0, nearest_broken=0, others=0, drawn=0, drawn_broken=0)
+    assert nothing.estimate.high == 0
+
+
+def test_older_results_keep_their_estimate() -> None:
     phases = TwoPhases(total=1000, nearest=10, nearest_broken=3, others=490, drawn=49, drawn_broken=2, by=("square",))
     assert phases.estimate.accuracy == pytest.approx((500 - 3 - 20) / 1000)
     low, high = hypergeometric_interval(2, 49, 490)
@@ -82,15 +95,48 @@ def test_the_estimate_counts_the_nearest_and_extrapolates_the_others() -> None:
     assert "17 fell to square" in (misled.disagreement or "")
     whole = TwoPhases(total=50, nearest=10, nearest_broken=1, others=15, drawn=15, drawn_broken=0)
     assert whole.estimate.low == whole.estimate.accuracy == whole.estimate.high == 24 / 50
-    nothing = TwoPhases(total=50, nearest=0, nearest_broken=0, others=0, drawn=0, drawn_broken=0)
-    assert nothing.estimate.high == 0
 
 
-@pytest.mark.parametrize(
-    ("survivors", "sizes"), [(0, (0, 0)), (1, (0, 1)), (20, (8, 12)), (500, (10, 15)), (5000, (50, 75))]
-)
-def test_sizes_of_the_subset(survivors: int, sizes: tuple[int, int]) -> None:
-    assert Subset(least=25, one_in=40).sizes(survivors) == sizes
+@pytest.mark.parametrize(("survivors", "count"), [(0, 0), (1, 1), (20, 12), (500, 12), (5000, 125)])
+def test_numbers_of_some_images(survivors: int, count: int) -> None:
+    assert Some(least=12, one_in=40).of(survivors) == count
+
+
+def evidence_of(margins: list[float], broken_by: list[int]) -> Evidence:
+    count = len(margins)
+    zeros = torch.zeros(count, dtype=torch.int64)
+    return Evidence(
+        numbers=torch.arange(count),
+        labels=zeros,
+        clean=zeros,
+        broken_by=torch.tensor(broken_by),
+        predictions=zeros,
+        margins=torch.tensor(margins),
+        sizes=torch.zeros(count),
+        points={},
+        stages=[],
+        clean_forwards=count,
+        clean_seconds=0.0,
+    )
+
+
+def test_the_nearest_are_the_survivors_with_the_largest_margins() -> None:
+    evidence = evidence_of([-3.0, 1.0, -1.0, -2.0, -4.0], [SURVIVES, 0, SURVIVES, SURVIVES, SURVIVES])
+    assert evidence.nearest(Some(least=2, one_in=5)).tolist() == [False, False, True, True, False]
+    assert evidence.nearest(Some(least=9, one_in=5)).tolist() == [True, False, True, True, True]
+
+
+def test_the_sample_stands_for_the_images_that_survive_what_all_nearest_got() -> None:
+    """A drawn image that breaks counts unless it would have been attacked anyway."""
+    evidence = evidence_of([-1.0] * 6, [SURVIVES] * 6)
+    evidence.draw(Some(least=6, one_in=9), IndexedNoise(0, torch.arange(6)))
+    evidence.drawn = torch.tensor([True, True, True, False, False, False])
+    # Broken are a drawn one of the nearest, another drawn one, and one of the nearest that was not drawn.
+    evidence.broken_by = torch.tensor([0, 0, SURVIVES, 0, SURVIVES, SURVIVES])
+    evidence.leave_out(torch.tensor([True, False, False, True, False, False]))
+    phases = TwoPhases.of(evidence)
+    assert phases is not None
+    assert (phases.others, phases.drawn, phases.drawn_broken) == (4, 2, 1)
 
 
 # Targets and loss
@@ -130,12 +176,12 @@ def test_the_margin_of_probabilities_is_positive_where_a_wrong_class_wins() -> N
 
 
 @pytest.mark.slow
-def test_chosen_images_get_what_autoattack_gives_them() -> None:
+def test_drawn_images_get_what_autoattack_gives_them() -> None:
     model = conv_net(3).eval()
     quick, full = assessed(Quick(least=5), model), assessed(AutoAttack(), model)
     assert quick.sample is not None
     assert quick.estimate is not None
-    assert (quick.sample.count("2"), quick.sample.count("1")) == (2, 3)
+    assert set(quick.sample) == {"0", "1"}
     triples = zip(quick.sample, quick.survivors, full.survivors, strict=True)
     assert all(ours == theirs for mark, ours, theirs in triples if mark != "0")
     assert 0 < full.correct < COUNT
@@ -145,8 +191,9 @@ def test_chosen_images_get_what_autoattack_gives_them() -> None:
     assert quick.forwards < full.forwards
     assert "This is not AutoAttack's number" in quick.warnings[0]
     names = [stage.name for stage in quick.stages]
-    assert names[:3] == ["margin", "targeted", "sample apgd-ce"]
-    assert [stage.sampled for stage in quick.stages[:3]] == [None, None, 5]
+    assert names[:5] == ["margin", "targeted", "closer", "square", "sample apgd-ce"]
+    assert [stage.sampled is None for stage in quick.stages[:5]] == [True, True, True, False, False]
+    assert quick.stages[1].to_attack == quick.stages[1].entered, "few images are all near"
     again = Evaluation.model_validate(quick.to_json())
     assert (again.sample, again.estimate) == (quick.sample, quick.estimate)
     assert full.sample is None
@@ -165,17 +212,18 @@ class Misleading(nn.Module):
 
 
 @pytest.mark.slow
-def test_gradients_that_mislead_the_cheap_attacks_are_noticed() -> None:
+def test_gradients_that_mislead_the_cheap_attacks_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick_evaluator, "_LEAST", 1)  # Square then runs on one image besides the sample.
     found = assessed(Quick(least=5), Misleading(conv_net(3)).eval(), ThreatModel("linf", Fraction(1, 40)))
     assert found.verdict == "SUSPECT"
     assert any("misleads cheap attacks" in text for text in found.suspicions or ())
+    assert any("square, which uses no gradients" in text for text in found.suspicions or ())
     assert found.estimate is not None
     assert found.estimate.low < found.estimate.accuracy <= found.accuracy
     assert TwoPhases.stated(found) == TwoPhases.of(found.evidence) if found.evidence else False
     assert list(check_derived(found, found.to_json())) == []
-    sample = found.sample or ""
     better = found.estimate.model_copy(update={"accuracy": 1.0})
-    for changes in ({"estimate": better}, {"estimate": None}, {"sample": sample[::-1]}, {"sample": None}):
+    for changes in ({"estimate": better}, {"estimate": None}, {"sample": "1" * COUNT}, {"sample": None}):
         changed = found.model_copy(update=changes)
         assert any(text.startswith("estimate:") for text in check_derived(changed, changed.to_json())), changes
 
@@ -183,12 +231,12 @@ def test_gradients_that_mislead_the_cheap_attacks_are_noticed() -> None:
 def test_a_share_of_the_images_draws_no_sample() -> None:
     model, x = conv_net(3).eval(), images(8, 3)
     evidence = gather(Quick(), model, x, labelled(model, x), THREAT, IndexedNoise(0, torch.arange(8)), is_share=True)
-    assert [stage.name for stage in evidence.stages] == ["margin", "targeted"]
-    assert evidence.chosen is None
+    assert [stage.name for stage in evidence.stages] == ["margin"]
+    assert evidence.drawn is None
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 1000])
 def test_stages_fit_any_number_of_classes(classes: int, recwarn: Any) -> None:
     stages = Quick().stages(AttackContext(THREAT, (3, 8, 8), classes))
-    assert [stage.subset is None for stage in stages] == [True, True] + [False] * (len(stages) - 2)
+    assert [stage.subset is None for stage in stages] == [True] * 3 + [False] * (len(stages) - 3)
     assert len({stage.name for stage in stages}) == len(stages)
