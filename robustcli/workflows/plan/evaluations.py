@@ -142,7 +142,8 @@ class Probe:
                 forwards, gradients = self._passes(stage, own)
                 exits_early = self._exits_early(_shortened(stage.attack, _FEW), own)
                 survivors = max(1, round(robust * images))
-                sample = stage.sample if stage.subset is None else sum(stage.subset.sizes(survivors))
+                some = [chosen.of(survivors) for chosen in (stage.subset, stage.nearest) if chosen is not None]
+                sample = min(survivors, sum(some)) if some else stage.sample
                 costs.append(StageCost(stage.name, forwards, gradients, exits_early, sample))
         return EvaluationCost(images, tuple(costs), notes)
 
@@ -164,7 +165,7 @@ class Probe:
         """Return the forward passes and gradients of an attack on an image that it cannot break."""
         # Corruptions, which search nothing, do not keep to a smaller radius.
         own = threat.scaled(_HARMLESS) if attack.is_search else threat
-        probed = replace(stage, attack=attack, sample=None, subset=None, threat=own, surrogate=None)
+        probed = replace(stage, attack=attack, sample=None, subset=None, nearest=None, threat=own, surrogate=None)
         (record,) = gather(_Only(probed, _COUNTED), self.network, self.x, self.y, self.threat, self._rng()).stages
         entered = max(record.entered, 1)
         return record.forwards / entered, record.gradients / entered
