@@ -16,6 +16,7 @@ from robustcli.bench.cost_tables import (
     evaluation_rows,
     scaling_rows,
 )
+from robustcli.bench.quick import describe_quick, quick_rows
 from robustcli.bench.results import (
     ArchitectureBench,
     Bench,
@@ -23,6 +24,7 @@ from robustcli.bench.results import (
     DataBench,
     EvaluationBench,
     MeanPasses,
+    QuickBench,
     ScalingBench,
     SpeedBench,
     SpeedRow,
@@ -192,5 +194,6 @@ _PARTS: dict[type[Bench], tuple[Callable[[Any], Rows], Callable[[Any], str] | No
     ArchitectureBench: (architecture_rows, describe_architectures),
     ScalingBench: (scaling_rows, describe_scaling),
     SpeedBench: (speed_rows, None),
+    QuickBench: (quick_rows, describe_quick),
     ConformanceBench: (_summary, lambda results: describe_conformance(merged(results))),
 }

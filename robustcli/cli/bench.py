@@ -159,6 +159,10 @@ def conformance(
         str | None, typer.Option(help="Attacks to run, among apgd-ce, apgd-t, fab-t, square. Default: all.")
     ] = None,
     precision: Annotated[SearchPrecision, typer.Option(help="Precision of our search.")] = SearchPrecision.fp32,
+    is_quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Compare the estimate of --attack quick with our AutoAttack on all images."),
+    ] = False,
     eps: Eps = None,
     norm: NormOption = None,
     data: Images = None,
@@ -168,19 +172,27 @@ def conformance(
     """Compare which images our AutoAttack and the authors' package break.
 
     Each attack runs on all images that are classified correctly when clean; then all attacks run together.
+    With --quick, compare the quick evaluation (estimate, interval, time) with our AutoAttack instead. AutoAttack runs
+    once, and the quick evaluation with as many seeds as --runs.
     """
     from robustcli.bench.conformance import PARTS, bench_conformance
+    from robustcli.bench.quick import autoattack_on_all, bench_quick, describe_quick, quick_rows
     from robustcli.bench.tables import conformance_rows, describe_conformance
 
+    subjects = subjects_of(checkpoints, norm, eps, examples, data, device)
+    if is_quick:
+        if attacks is not None or precision != SearchPrecision.fp32:
+            raise RobustCliError("--quick: found --attacks or --precision, which it does not take; remove them")
+        quick = [bench_quick(subject, autoattack_on_all(subject), runs) for subject in subjects]
+        show(quick, quick_rows(quick), out)
+        typer.echo(describe_quick(quick))
+        return
     named = [] if attacks is None else [part.strip() for part in attacks.split(",")]
     for part in named:
         if part not in PARTS:
             raise RobustCliError(f"--attacks: there is no '{part}'{suggest(part, PARTS)}")
     only = [part for part in PARTS if part in named]
-    results = [
-        bench_conformance(subject, precision.value, runs, only)
-        for subject in subjects_of(checkpoints, norm, eps, examples, data, device)
-    ]
+    results = [bench_conformance(subject, precision.value, runs, only) for subject in subjects]
     show(results, conformance_rows(results), out)
     typer.echo(describe_conformance(results))
 
@@ -194,8 +206,8 @@ def report(
 ) -> None:
     """Print stored results of a benchmark as a Markdown table, or write it into a file.
 
-    The block is speed (of autoattack), conformance, "training speed", "evaluation speed", "data speed",
-    "architecture speed" or scaling.
+    The block is speed (of autoattack), conformance, "quick evaluation", "training speed", "evaluation speed",
+    "data speed", "architecture speed" or scaling.
     """
     from robustcli.bench.results import parse_benches
     from robustcli.bench.tables import markdown_of

@@ -24,10 +24,22 @@ from robustcli.attacks.fab import fab_t
 from robustcli.attacks.square import Square
 from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.bench import autoattack as autoattack_bench
+from robustcli.bench import quick as quick_bench
 from robustcli.bench import subjects
 from robustcli.bench.autoattack import bench_autoattack, least_of_autoattack, passes_alone
 from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
-from robustcli.bench.results import ConformanceBench, OutcomePasses, SpeedBench, SpeedRow, TrainingBench, parse_benches
+from robustcli.bench.quick import autoattack_on_all, bench_quick, describe_quick, quick_rows
+from robustcli.bench.results import (
+    ConformanceBench,
+    FullRow,
+    OutcomePasses,
+    QuickBench,
+    QuickRow,
+    SpeedBench,
+    SpeedRow,
+    TrainingBench,
+    parse_benches,
+)
 from robustcli.bench.subjects import BenchSubject, open_subject
 from robustcli.bench.tables import conformance_rows, describe_conformance, markdown, markdown_of, speed_rows
 from robustcli.bench.train import bench_train
@@ -37,6 +49,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluators import autoattack as autoattack_evaluator
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
+from robustcli.evaluators.quick import Quick
 from robustcli.measuring import timing
 from robustcli.measuring.counters import peak_bytes, peak_of_update
 from robustcli.measuring.machine import Circumstances, Machine
@@ -670,6 +683,44 @@ HEAD = Circumstances(
     machine=Machine(processor="p", cores=1, threads=1, load=0.5, torch="t"),
     peers={"pyautoattack": "1.2"},
 )
+
+
+@pytest.mark.slow
+def test_quick_evaluations_are_compared_with_autoattack(
+    digits: Path, quickest: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick_bench, "Quick", partial(Quick, steps=1, least=2))
+    subject = subject_of(digits)
+    full = autoattack_on_all(subject)
+    assert full.robust == int(subject.gather(AutoAttack()).survives.sum())
+    assert full.seconds > 0
+    result = bench_quick(subject, full, runs=2)
+    assert [row.seed for row in result.rows] == [0, 1]
+    for row in result.rows:
+        assert row.interval[0] <= row.estimate <= row.interval[1] <= row.robust / 24
+    assert len(quick_rows([result])) == 3
+    assert parse_benches(result.to_json(), "q.json") == [result]
+    assert markdown_of({"q.json": [result]})[0] == "quick evaluation"
+
+
+def test_quick_evaluations_are_judged_by_their_gap_and_time() -> None:
+    row = QuickRow(seed=0, estimate=0.504, interval=(0.4, 0.504), robust=504, is_misled=False, seconds=2.0)
+    worse = QuickRow(seed=1, estimate=0.499, interval=(0.4, 0.499), robust=504, is_misled=False, seconds=4.0)
+    far = row.model_copy(update={"estimate": 0.51, "seconds": 1.0})
+
+    def described(*rows: QuickRow, images: int = 1000) -> str:
+        full = FullRow(robust=500, seconds=40.0)
+        bench = QuickBench(
+            **vars(HEAD), subject="a", threat="b", images=images, clock="cpu", autoattack=full, rows=list(rows)
+        )
+        return describe_quick([bench])
+
+    text = described(row, worse)
+    assert "at 1,000 images: mean absolute gap 0.25 points (goal 0.3: met)" in text
+    assert "10.0 to 20.0 times as long (goal 15: missed), 1 of 2 intervals contain" in text
+    text = described(far)
+    assert "gap 1.00 points (goal 0.3: missed), AutoAttack takes 40.0 to 40.0 times as long (goal 15: met)" in text
+    assert described(row, images=800).startswith("at fewer images")
 
 
 def planted(native: str, package: str) -> ConformanceBench:
