@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 from fed_reference import fed_survivors, own_survivors
+from judging import noise
 from products import cover, products
 from pyautoattack import autopgd_base
 from sine_networks import SineConv, SineLinear, labelled
@@ -27,10 +28,6 @@ COUNT = 150
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 EXACT = [Apgd(), Apgd(loss="dlr"), Apgd(restarts=3), Apgd(loss="targeted_dlr"), Apgd(steps=37), Apgd(gradients=2)]
 SPARSE = [Apgd(), Apgd(loss="dlr"), Apgd(radius="shrinking"), Apgd(loss="targeted_dlr", targets=5, radius="shrinking")]
-
-
-def noise(count: int, seed: int = 0) -> IndexedNoise:
-    return IndexedNoise(seed, torch.arange(count))
 
 
 def survivors(attack: Apgd, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from judging import standing
+from judging import noise, standing
 from sine_networks import SineConv, SineLinear, labelled
 from torch import Tensor, nn
 
@@ -31,10 +31,6 @@ pytestmark = pytest.mark.slow
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
 
 
 # Linear models: the worst case has a closed form.

@@ -10,7 +10,7 @@ import numpy as np
 import pyautoattack
 import pytest
 import torch
-from judging import standing
+from judging import noise, predictions, standing
 from pyautoattack import AutoAttack as Ensemble
 from torch import Tensor, nn
 
@@ -41,15 +41,6 @@ def network(classes: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0
 
 def images(count: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 1) -> Tensor:
     return torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed))
-
-
-def predicted(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)
-
-
-def noise(count: int, seed: int = 0) -> IndexedNoise:
-    return IndexedNoise(seed, torch.arange(count))
 
 
 def said(
@@ -113,7 +104,7 @@ class TestAutoAttack:
         announced: str,
     ) -> None:
         model, x = network(classes), images(6)
-        y = predicted(model, x)
+        y = predictions(model, x)
         survives, messages = said(AutoAttack(engine="reference", version=version), model, x, y, threat(norm), noise(6))
         assert survives.dtype == torch.bool
         assert survives.shape == (6,)
@@ -133,7 +124,9 @@ class TestAutoAttack:
     )
     def test_budgets_are_the_published_ones(self, small: list[Small], version: Any, norm: Norm, restarts: int) -> None:
         model, x = network(10), images(2)
-        standing(AutoAttack(engine="reference", version=version), model, x, predicted(model, x), threat(norm), noise(2))
+        standing(
+            AutoAttack(engine="reference", version=version), model, x, predictions(model, x), threat(norm), noise(2)
+        )
         (ensemble,) = small
         assert ensemble.apgd.n_restarts == restarts
         assert ensemble.apgd.use_largereps is (norm == "l1" and version == "standard")
@@ -178,7 +171,7 @@ class TestAutoAttack:
     def test_plus_in_l1_is_announced(self, small: list[Small]) -> None:
         model, x = network(10), images(2)
         plus = AutoAttack(engine="reference", version="plus")
-        _, messages = said(plus, model, x, predicted(model, x), threat("l1"), noise(2))
+        _, messages = said(plus, model, x, predictions(model, x), threat("l1"), noise(2))
         assert any("no published settings for l1" in message for message in messages)
 
     @pytest.mark.parametrize("shape", [(3, 4, 4), (1, 12, 12), (1, 24, 24)])
@@ -187,7 +180,7 @@ class TestAutoAttack:
         self, small: list[Small], norm: Norm, shape: tuple[int, int, int]
     ) -> None:
         model, x = network(10, shape), images(3, shape)
-        _, messages = said(PACKAGE, model, x, predicted(model, x), threat(norm), noise(3))
+        _, messages = said(PACKAGE, model, x, predictions(model, x), threat(norm), noise(3))
         assert any(
             f"Square attack cannot run on {shape[1]}x{shape[2]} images in {norm}" in message for message in messages
         )
@@ -196,7 +189,7 @@ class TestAutoAttack:
     @pytest.mark.parametrize("shape", [(3, 4, 4), (1, 12, 12)])
     def test_square_stays_in_linf(self, small: list[Small], shape: tuple[int, int, int]) -> None:
         model, x = network(10, shape), images(3, shape)
-        standing(PACKAGE, model, x, predicted(model, x), threat("linf"), noise(3))
+        standing(PACKAGE, model, x, predictions(model, x), threat("linf"), noise(3))
         assert "square" in small[0].attacks_to_run
 
     @pytest.mark.parametrize("norm", ["l2", "l1"])
@@ -221,43 +214,45 @@ class TestAutoAttack:
         shape = (3, 8, 8)
         model, x = network(10, shape), images(4, shape).to(memory_format=torch.channels_last)
         for norm in ("linf", "l2", "l1"):
-            standing(PACKAGE, model, x, predicted(model, x), threat(norm), noise(4))
+            standing(PACKAGE, model, x, predictions(model, x), threat(norm), noise(4))
 
     def test_batches_of_one(self, small: list[Small]) -> None:
         model, x = network(10), images(3)
-        standing(AutoAttack(engine="reference", batch_size=1), model, x, predicted(model, x), threat("linf"), noise(3))
-        standing(PACKAGE, model, x[:1], predicted(model, x[:1]), threat("linf"), noise(1))
+        standing(
+            AutoAttack(engine="reference", batch_size=1), model, x, predictions(model, x), threat("linf"), noise(3)
+        )
+        standing(PACKAGE, model, x[:1], predictions(model, x[:1]), threat("linf"), noise(1))
 
     def test_without_a_correct_clean_prediction_no_image_survives(self, small: list[Small]) -> None:
         model, x = network(10), images(3)
-        survives = standing(PACKAGE, model, x, (predicted(model, x) + 1) % 10, threat("linf"), noise(3))
+        survives = standing(PACKAGE, model, x, (predictions(model, x) + 1) % 10, threat("linf"), noise(3))
         assert not survives.any()
         assert small == []
 
     def test_the_package_sees_only_right_images(self, small: list[Small]) -> None:
         model, x = network(10), images(4)
-        y = predicted(model, x)
+        y = predictions(model, x)
         y[1] = (y[1] + 1) % 10
         survives = standing(PACKAGE, model, x, y, threat("linf", "0.0000001"), noise(4))
         assert survives.tolist() == [True, False, True, True]
 
     def test_every_image_breaks_at_a_large_radius(self, small: list[Small]) -> None:
         model, x = network(10), images(4)
-        assert not standing(PACKAGE, model, x, predicted(model, x), threat("linf", "0.5"), noise(4)).any()
+        assert not standing(PACKAGE, model, x, predictions(model, x), threat("linf", "0.5"), noise(4)).any()
 
     def test_radius_zero_is_clean_accuracy(self, small: list[Small]) -> None:
         model, x = network(10), images(4)
-        assert standing(PACKAGE, model, x, predicted(model, x), threat("l1", "0"), noise(4)).all()
+        assert standing(PACKAGE, model, x, predictions(model, x), threat("l1", "0"), noise(4)).all()
         assert small == []
 
     def test_seed_reaches_the_package(self, small: list[Small]) -> None:
         model, x = network(10), images(2)
-        standing(PACKAGE, model, x, predicted(model, x), threat("linf"), noise(2, seed=17))
+        standing(PACKAGE, model, x, predictions(model, x), threat("linf"), noise(2, seed=17))
         assert (small[0].seed, small[0].apgd.seed, small[0].square.seed) == (17, 17, 17)
 
     def test_process_and_model_are_unchanged(self, small: list[Small]) -> None:
         model, x = network(10), images(4)
-        y = predicted(model, x)
+        y = predictions(model, x)
         model(x).sum().backward()
         gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
         # A model may draw from numpy where the package does not.
@@ -285,7 +280,7 @@ class TestAutoAttack:
                 return logits
 
         model, x = Failing().eval(), images(4)
-        y = predicted(model.inner, x)
+        y = predictions(model.inner, x)
         with _watched_process(), pytest.raises(OSError, match="no more"):
             standing(PACKAGE, model, x, y, threat("linf"), noise(4))
         assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
@@ -308,7 +303,7 @@ class TestAutoAttack:
 
         x = images(2)
         for model, is_flagged in ((Dynamic().eval(), True), (network(10), False)):
-            y = predicted(model, x)
+            y = predictions(model, x)
             _, messages = said(PACKAGE, model, x, y, threat("linf"), noise(2))
             assert any("dynamic defense" in message for message in messages) == is_flagged
 
@@ -317,7 +312,7 @@ class TestAutoAttack:
     ) -> None:
         model = nn.Sequential(network(10), nn.Softmax(1)).eval()
         x = images(6)
-        y = predicted(model, x)
+        y = predictions(model, x)
         with caplog.at_level(logging.DEBUG):
             _, messages = said(
                 AutoAttack(engine="reference", batch_size=2), model, x, y, threat("linf", "0.0000001"), noise(6)
@@ -330,7 +325,7 @@ class TestAutoAttack:
         logger = logging.getLogger("auto-attack")
         level, is_disabled = logger.level, logger.disabled
         model, x = nn.Sequential(network(10), nn.Softmax(1)).eval(), images(2)
-        y = predicted(model, x)
+        y = predictions(model, x)
         try:
             logger.setLevel(logging.CRITICAL)
             logger.disabled = True
@@ -355,7 +350,7 @@ class TestAutoAttack:
                 return logits
 
         model, x = Staircase().eval(), images(6)
-        y = predicted(model, x)
+        y = predictions(model, x)
         _, messages = said(AutoAttack(engine="reference", batch_size=4), model, x, y, threat("linf"), noise(6))
         assert len([message for message in messages if "gradient of the DLR loss was exactly zero" in message]) == 1
 
@@ -404,7 +399,7 @@ class TestAutoAttack:
                 return logits
 
         model, x = Noisy().eval(), images(20)
-        y = predicted(model.inner, x)
+        y = predictions(model.inner, x)
         rand = AutoAttack(engine="reference", version="rand")
         assert (rand.votes, PACKAGE.votes) == (10, 1)
         masks = []
@@ -426,12 +421,12 @@ class TestAutoAttack:
         monkeypatch.setattr(pyautoattack, "AutoAttack", _returning(shift))
         model, x = network(10), images(4).clamp(0.1, 0.9)
         with pytest.raises(EvaluationError, match=f"attack package: {message}"):
-            standing(PACKAGE, model, x, predicted(model, x), threat("linf", "0.01"), noise(4))
+            standing(PACKAGE, model, x, predictions(model, x), threat("linf", "0.01"), noise(4))
 
     def test_points_that_overshoot_by_rounding_are_projected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pyautoattack, "AutoAttack", _returning(0.01 * 1.001))
         model, x = network(10), images(4).clamp(0.1, 0.9)
-        y = predicted(model, x)
+        y = predictions(model, x)
         survives, messages = said(PACKAGE, model, x, y, threat("linf", "0.01"), noise(4))
         assert any("1 adversarial images lay outside the threat set linf 0.01 by rounding" in m for m in messages)
         # A break counts only if our own forward confirms it.
@@ -445,7 +440,7 @@ class TestAutoAttack:
 
         monkeypatch.setattr(pyautoattack, "AutoAttack", Hiding)
         model, x = network(10), images(4)
-        assert not standing(PACKAGE, model, x, predicted(model, x), threat("linf", "0.5"), noise(4)).any()
+        assert not standing(PACKAGE, model, x, predictions(model, x), threat("linf", "0.5"), noise(4)).any()
 
 
 def _returning(shift: float) -> type[Small]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from judging import standing
+from judging import noise, predictions, standing
 from test_hyperplane import shortest
 from torch import Tensor, nn
 
@@ -18,19 +18,9 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attack import Attacked
 from robustcli.promises.networks import conv_net, images, linear_net
-from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 WIDE = ThreatModel("l2", Fraction(100))
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
-
-
-def predictions(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)  # type: ignore[no-any-return]
 
 
 def linear(classes: int) -> tuple[nn.Module, Tensor, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from judging import noise
 from scipy.special import ndtri
 from torch import Tensor, nn
 
@@ -26,13 +27,7 @@ from robustcli.promises.build import body_builder
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.catalog import catalog
 from robustcli.store.evaluations import Evaluation, broken_certificates
-from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
-
 
 # Intervals
 

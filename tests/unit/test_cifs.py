@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from judging import noise
 from small_steps import LINF, batch, counted, same, train
 from torch import Tensor, nn
 
@@ -23,15 +24,10 @@ from robustcli.defenses.cifs import CifsLoss, cifs
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.promises.networks import conv_net, drawn_from, gated_net, images, labels
-from robustcli.threat.noise import IndexedNoise
 
 resnet18 = ARCHITECTURES.get("resnet18")
 preact_resnet18 = ARCHITECTURES.get("preact_resnet18")
 SHAPE = ImageShape(3, 32, 32, 10)
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
 
 
 def features(count: int = 4, channels: int = 6) -> Tensor:

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from judging import standing
+from judging import noise, predictions, standing
 from test_hyperplane import shortest
 from torch import Tensor, nn
 
@@ -14,7 +14,6 @@ from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attack import Attacked
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
-from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
@@ -23,15 +22,6 @@ DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 WIDE = {"linf": Fraction(1), "l2": Fraction(100), "l1": Fraction(10000)}
 
 in_every_norm = pytest.mark.parametrize("norm", NORMS)
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
-
-
-def predictions(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)  # type: ignore[no-any-return]
 
 
 def linear(classes: int) -> tuple[nn.Module, Tensor, Tensor]:

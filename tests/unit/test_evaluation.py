@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from judging import predictions
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
@@ -61,20 +62,15 @@ def images(count: int) -> Tensor:
     return torch.rand((count, 1, 6, 6), generator=torch.Generator().manual_seed(1))
 
 
-def predicted(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)
-
-
 class TestPreflight:
     def test_a_good_model_passes_in_silence(self) -> None:
         model, x = Net().eval(), images(20)
-        preflight(model, x, predicted(model, x), LINF)
-        preflight(model, x[:1], predicted(model, x[:1]), LINF)
+        preflight(model, x, predictions(model, x), LINF)
+        preflight(model, x[:1], predictions(model, x[:1]), LINF)
 
     def test_train_mode_names_the_modules(self) -> None:
         model, x = Net().eval(), images(20)
-        y = predicted(model, x)
+        y = predictions(model, x)
         model.norm.train()
         with pytest.raises(EvaluationError, match=r"1 modules are in train mode \(norm\)"):
             preflight(model, x, y, LINF)
@@ -96,7 +92,7 @@ class TestPreflight:
     def test_images_that_are_not_pixels_are_refused(self, change: Callable[[Tensor], Tensor], message: str) -> None:
         model, x = Net().eval(), images(8)
         with pytest.raises(EvaluationError, match=message):
-            preflight(model, change(x), predicted(model, x), LINF)
+            preflight(model, change(x), predictions(model, x), LINF)
 
     def test_no_images_are_refused(self) -> None:
         with pytest.raises(EvaluationError, match="no images"):
@@ -114,7 +110,7 @@ class TestPreflight:
     def test_labels_that_do_not_fit_are_refused(self, change: Callable[[Tensor], Tensor], message: str) -> None:
         model, x = Net().eval(), images(8)
         with pytest.raises(EvaluationError, match=message):
-            preflight(model, x, change(predicted(model, x)), LINF)
+            preflight(model, x, change(predictions(model, x)), LINF)
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -133,7 +129,7 @@ class TestPreflight:
     )
     def test_bad_models_are_refused(self, change: Callable[[Tensor, Tensor], Any], message: str) -> None:
         model, x = Changed(change).eval(), images(8)
-        y = predicted(model.net, x)
+        y = predictions(model.net, x)
         with pytest.raises(EvaluationError, match=message):
             preflight(model, x, y, LINF)
 
@@ -152,30 +148,30 @@ class TestPreflight:
         model.norm = nn.BatchNorm2d(3, track_running_stats=False)
         x = images(8)
         with pytest.raises(EvaluationError, match="Batch norms without running statistics"):
-            preflight(model.eval(), x, predicted(model, x), LINF)
+            preflight(model.eval(), x, predictions(model, x), LINF)
 
     def test_rounding_between_batches_is_allowed(self) -> None:
         model, x = Changed(lambda x, z: z + 1e-6 * z.abs().max() * len(x) / 8).eval(), images(8)
-        preflight(model, x, predicted(model, x), LINF)
+        preflight(model, x, predictions(model, x), LINF)
 
     def test_a_random_model_passes_where_it_is_expected(self) -> None:
         model, x = Changed(lambda x, z: z + torch.rand_like(z)).eval(), images(8)
-        preflight(model, x, predicted(model, x), LINF, allows_randomness=True)
+        preflight(model, x, predictions(model, x), LINF, allows_randomness=True)
 
     def test_probabilities_are_a_warning(self) -> None:
         model, x = Changed(lambda x, z: z.softmax(1)).eval(), images(8)
         with pytest.warns(UserWarning, match="look like probabilities"):
-            preflight(model, x, predicted(model, x), LINF)
+            preflight(model, x, predictions(model, x), LINF)
 
     @pytest.mark.parametrize(("norm", "eps"), [("linf", "1/2"), ("l2", "8"), ("l1", "18")])
     def test_a_radius_that_reaches_everything_is_a_warning(self, norm: Any, eps: str) -> None:
         model, x = Net().eval(), images(8)
         with pytest.warns(UserWarning, match="uniform grey"):
-            preflight(model, x, predicted(model, x), ThreatModel(norm, Fraction(eps)))
+            preflight(model, x, predictions(model, x), ThreatModel(norm, Fraction(eps)))
 
     def test_tensors_on_two_devices_are_refused(self) -> None:
         model, x = Net().eval(), images(8)
-        y = predicted(model, x)
+        y = predictions(model, x)
         with pytest.raises(EvaluationError, match="x is on cpu, but the model is on meta"):
             preflight(model.to("meta"), x, y, LINF)
 
@@ -228,7 +224,7 @@ def _learn(model: nn.Module) -> None:
 class TestEvaluate:
     def test_result_counts_and_writes_itself(self) -> None:
         model, x = Net().eval(), images(10)
-        y = predicted(model, x)
+        y = predictions(model, x)
         y[[2, 5]] = (y[[2, 5]] + 1) % 4
         result = run(Clean(batch_size=3), model, x, y, name="clean", parameters={"batch_size": 3}, seed=5)
         assert result.survivors == "1101101111"
@@ -248,7 +244,7 @@ class TestEvaluate:
 
     def test_passes_are_counted_per_example(self) -> None:
         model, x = Net().eval(), images(10)
-        y = predicted(model, x)
+        y = predictions(model, x)
         y[0] = (y[0] + 1) % 4
         result = run(Attacked(attack=Pgd(steps=3), batch_size=4), model, x, y)
         # 10 clean forwards, then three steps and the verdict for 9 images.
@@ -268,7 +264,7 @@ class TestEvaluate:
 
     def test_equal_evaluators_give_equal_numbers_under_two_names(self) -> None:
         model, x = Net().eval(), images(60)
-        y = predicted(model, x)
+        y = predictions(model, x)
         attacked = Attacked(attack=Pgd(steps=0))
         threat = ThreatModel("linf", Fraction(1, 2))
         alone = run(attacked, model, x, y, name="attack", threat=threat)
@@ -283,17 +279,17 @@ class TestEvaluate:
                 warnings.warn("gradients may be masked", stacklevel=2)
 
         model, x = Net().eval(), images(8)
-        result = run(careless(complain), model, x, predicted(model, x))
+        result = run(careless(complain), model, x, predictions(model, x))
         assert result.warnings == ["gradients may be masked"]
 
     def test_a_preflight_problem_stops_it(self) -> None:
         model, x = Net().eval(), images(8)
         with pytest.raises(EvaluationError, match="train mode"):
-            run(Clean(), model.train(), x, predicted(Net().eval(), x))
+            run(Clean(), model.train(), x, predictions(Net().eval(), x))
 
     def test_a_random_model_needs_an_evaluator_made_for_it(self) -> None:
         model, x = Changed(lambda x, z: z + 100 * torch.rand_like(z)).eval(), images(8)
-        y = predicted(model.net, x)
+        y = predictions(model.net, x)
         with pytest.raises(EvaluationError, match="two equal calls"):
             run(AutoAttack(), model, x, y)
         both = WorstCase(members=[Clean(), AutoAttack(version="rand")])
@@ -311,7 +307,7 @@ class TestEvaluate:
     )
     def test_the_model_is_put_back(self, harm: Callable[[nn.Module], None], changed: str, fails: bool) -> None:
         model, x = Net().eval(), images(8)
-        y = predicted(model, x)
+        y = predictions(model, x)
         model(x).sum().backward()
         model.conv.bias.requires_grad_(False)
         model.last.weight.grad = None
@@ -341,7 +337,7 @@ class TestEvaluate:
     def test_weights_are_held_during_an_evaluation(self) -> None:
         seen: list[bool] = []
         model, x = Net().eval(), images(8)
-        y = predicted(model, x)
+        y = predictions(model, x)
         run(careless(lambda model: seen.extend(p.requires_grad for p in model.parameters())), model, x, y)
         assert seen == [False] * 6
         assert all(parameter.requires_grad for parameter in model.parameters())
@@ -349,7 +345,7 @@ class TestEvaluate:
     def test_autoattack_runs_through(self) -> None:
         """The whole path with either engine, at a radius where every image breaks at once."""
         model, x = Net().eval(), images(12)
-        y = predicted(model, x)
+        y = predictions(model, x)
         threat = ThreatModel("linf", Fraction(1, 3))
         native, package = (
             run(AutoAttack(engine=engine), model, x, y, name="autoattack", threat=threat)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from judging import standing
+from judging import noise, predictions, standing
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
@@ -44,15 +44,6 @@ class Brightness(nn.Module):
 
 def images(count: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 1) -> Tensor:
     return torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed))
-
-
-def predicted(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)
-
-
-def noise(count: int, seed: int = 0) -> IndexedNoise:
-    return IndexedNoise(seed, torch.arange(count))
 
 
 def said(call: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:
@@ -127,7 +118,7 @@ def test_the_folder_registers_these_with_a_reference() -> None:
 class TestClean:
     def test_counts_right_images_in_any_batches(self) -> None:
         model, x = network(5), images(7)
-        y = predicted(model, x)
+        y = predictions(model, x)
         y[2] = (y[2] + 1) % 5
         for batch_size in (1, 3, 100):
             survives = standing(Clean(batch_size=batch_size), model, x, y, LINF, noise(7))
@@ -149,7 +140,7 @@ class TestClean:
 class TestAttacked:
     def test_attacks_only_images_still_classified_correctly(self) -> None:
         model, x = network(5), images(6)
-        y = predicted(model, x)
+        y = predictions(model, x)
         y[1] = (y[1] + 1) % 5
         attack = Shift()
         survives = standing(Attacked(attack=attack, batch_size=3), model, x, y, LINF, noise(6))
@@ -163,7 +154,7 @@ class TestAttacked:
 
     def test_batch_size_changes_nothing(self) -> None:
         model, x = network(4), images(40)
-        y = predicted(model, x)
+        y = predictions(model, x)
         masks = [
             standing(Attacked(attack=RandomPoint(), batch_size=size), model, x, y, LINF, noise(40)).tolist()
             for size in (1, 7, 40)
@@ -173,7 +164,7 @@ class TestAttacked:
 
     def test_seed_changes_the_noise(self) -> None:
         model, x = network(4), images(60)
-        y = predicted(model, x)
+        y = predictions(model, x)
         masks = [
             standing(Attacked(attack=RandomPoint()), model, x, y, LINF, noise(60, seed)).tolist() for seed in (0, 0, 1)
         ]
@@ -190,12 +181,12 @@ class TestAttacked:
     def test_an_attack_that_cheats_is_caught(self, attack: Any, message: str) -> None:
         model, x = network(5), images(3).clamp(0.2, 0.4)
         with pytest.raises(EvaluationError, match=message):
-            standing(Attacked(attack=attack), model, x, predicted(model, x), LINF, noise(3))
+            standing(Attacked(attack=attack), model, x, predictions(model, x), LINF, noise(3))
 
     def test_an_attack_that_leaves_the_box_is_caught(self) -> None:
         model, x = network(5), torch.full((2, 1, 8, 8), 0.95)
         with pytest.raises(EvaluationError, match=r"pixels from .* to 1\.04"):
-            standing(Attacked(attack=Shift(0.09)), model, x, predicted(model, x), LINF, noise(2))
+            standing(Attacked(attack=Shift(0.09)), model, x, predictions(model, x), LINF, noise(2))
 
     def test_images_of_another_shape_are_caught(self) -> None:
         @dataclass(frozen=True)
@@ -205,15 +196,15 @@ class TestAttacked:
 
         model, x = network(5), images(3)
         with pytest.raises(EvaluationError, match=r"half: returned images of shape \(1, 1, 8, 8\)"):
-            standing(Attacked(attack=Half()), model, x, predicted(model, x), LINF, noise(3))
+            standing(Attacked(attack=Half()), model, x, predictions(model, x), LINF, noise(3))
 
 
 def broken_by_pgd(count: int) -> tuple[nn.Module, Tensor, Tensor, dict[int, Tensor]]:
     """A model, images, labels, and a point for every image that fools the model."""
     model, x = network(4), images(count)
-    y = predicted(model, x)
+    y = predictions(model, x)
     points = Pgd(keep="fooled", loss="margin")(model, x, y, LINF, noise(count))
-    assert (predicted(model, points) != y).all()
+    assert (predictions(model, points) != y).all()
     return model, x, y, dict(enumerate(points))
 
 
@@ -234,7 +225,7 @@ class TestWorstCase:
 
     def test_order_changes_nothing(self) -> None:
         model, x = network(4), images(40)
-        y = predicted(model, x)
+        y = predictions(model, x)
         members = [Attacked(attack=RandomPoint()), Attacked(attack=Pgd(steps=0, restarts=3)), Clean()]
         masks = [
             standing(WorstCase(members=list(order)), model, x, y, LINF, noise(40)).tolist()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from judging import noise, predictions
 from test_hyperplane import shortest
 from torch import Tensor, nn
 
@@ -13,7 +14,6 @@ from robustcli.attacks.fab import Fab, fab_t
 from robustcli.evaluation.passes import count_passes
 from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
-from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
@@ -24,10 +24,6 @@ WIDE = {"linf": Fraction(1), "l2": Fraction(100), "l1": Fraction(10000)}
 in_every_norm = pytest.mark.parametrize("norm", NORMS)
 
 
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
-
-
 def linear(side: int = 8) -> tuple[nn.Module, Tensor, Tensor]:
     """A linear model of five classes in double precision whose boundaries all meet in the grey image."""
     model = linear_net(side * side, 5, seed=4, dtype=torch.float64)
@@ -35,11 +31,6 @@ def linear(side: int = 8) -> tuple[nn.Module, Tensor, Tensor]:
     bias: Tensor = model[1].bias.detach()  # type: ignore[index]
     bias.copy_(-weight.sum(1) / 2)
     return model, weight, bias
-
-
-def predictions(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)  # type: ignore[no-any-return]
 
 
 @in_every_norm

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from judging import standing
+from judging import noise, predictions, standing
 from torch import Tensor, nn
 
 from robustcli.attacks.hop_skip_jump import HopSkipJump, _Oracle
@@ -24,15 +24,6 @@ WIDE: dict[Norm, Fraction] = {"linf": Fraction(1), "l2": Fraction(100)}
 DUAL = {"linf": 1.0, "l2": 2.0}
 
 in_its_norms = pytest.mark.parametrize("norm", list(WIDE))
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
-
-
-def predictions(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)  # type: ignore[no-any-return]
 
 
 class Decisions(nn.Module):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from judging import noise
 from torch import Tensor, nn
 
 from robustcli.attacks.mim import Mim
@@ -13,16 +14,11 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.evaluation.passes import count_passes
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
-from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 EPS: dict[Norm, Fraction] = {"linf": Fraction(3, 100), "l2": Fraction(1, 4), "l1": Fraction(1)}
 
 in_every_norm = pytest.mark.parametrize("norm", list(EPS))
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
 
 
 def setting(dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from judging import noise
 from small_steps import LINF, counted, progress, same, train
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import OtherThreat
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 L2 = OtherThreat(norm="l2", eps=Fraction(1, 2))
@@ -33,10 +34,6 @@ WAYS = ["max", "average", "random", "msd"]
 
 def against(combine: Any, *others: OtherThreat, **settings: Any) -> MinMax:
     return multi_norm(others=list(others), combine=combine, **settings)
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
 
 
 @pytest.mark.parametrize("combine", WAYS)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from judging import noise
 from small_steps import LINF, batch, counted, progress, same, tracked, train
 from torch import Tensor, nn
 
@@ -22,17 +23,13 @@ from robustcli.defenses.multibn import BranchesCrossEntropy, multibn
 from robustcli.errors import RobustCliError
 from robustcli.promises.networks import branched_net, conv_net, drawn_from, images, labels
 from robustcli.registry.types import OtherThreat
-from robustcli.threat.noise import IndexedNoise, StreamNoise
+from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 
 resnet18 = ARCHITECTURES.get("resnet18")
 preact_resnet18 = ARCHITECTURES.get("preact_resnet18")
 SHAPE = ImageShape(3, 32, 32, 10)
 L2 = OtherThreat(norm="l2", eps=Fraction(1, 2))
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
 
 
 def parameters(network: nn.Module) -> int:

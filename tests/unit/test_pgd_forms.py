@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from judging import noise
 from torch import Tensor, nn
 
 from robustcli.attacks import pgd
@@ -14,14 +15,9 @@ from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd, eot_pgd, tpgd
 from robustcli.evaluation.passes import count_passes
 from robustcli.promises.networks import conv_net, images, labels
-from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 THREAT = ThreatModel("linf", Fraction(3, 100))
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
 
 
 class Shaken(nn.Module):

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from judging import noise
 from small_steps import LINF, batch, counted, labelled, progress, same, train
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -17,15 +18,11 @@ from robustcli.defenses.natural import natural
 from robustcli.defenses.pyramid_at import MatchedCrossEntropy, pyramid_at
 from robustcli.errors import RobustCliError
 from robustcli.promises.networks import conv_net, drawn_from, images, labels
-from robustcli.threat.noise import IndexedNoise, StreamNoise
+from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 
 CPU = torch.device("cpu")
 SMALL = {"steps": 3, "sides": (4, 1), "multipliers": (3.0, 1.0)}
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
 
 
 def dropping_net() -> nn.Module:

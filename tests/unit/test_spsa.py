@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from judging import standing
+from judging import noise, predictions, standing
 from torch import Tensor, nn
 
 from robustcli.attacks.gradient import input_gradient
@@ -16,21 +16,11 @@ from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attack import Attacked
 from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
-from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 EPS: dict[Norm, Fraction] = {"linf": Fraction(1, 10), "l2": Fraction(1, 2), "l1": Fraction(3)}
 
 in_every_norm = pytest.mark.parametrize("norm", list(EPS))
-
-
-def noise(count: int) -> IndexedNoise:
-    return IndexedNoise(0, torch.arange(count))
-
-
-def predictions(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)  # type: ignore[no-any-return]
 
 
 def cosines(one: Tensor, other: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from judging import standing
+from judging import noise, predictions, standing
 from pyautoattack import AutoAttack as Ensemble
 from torch import Tensor, nn
 
@@ -41,18 +41,9 @@ in_every_norm = pytest.mark.parametrize("norm", NORMS)
 in_l2_and_l1 = pytest.mark.parametrize("norm", ["l2", "l1"])
 
 
-def noise(count: int, seed: int = 0) -> IndexedNoise:
-    return IndexedNoise(seed, torch.arange(count))
-
-
 def proposal(best: Tensor, x: Tensor, threat: ThreatModel, side: int, seed: int = 0) -> Tensor:
     numbers = noise(len(x), seed).uniform(torch.empty(len(x), numbers_per_proposal(threat.norm, x.shape[1])))
     return Proposals(x, threat, numbers[:, None], [side]).at(torch.arange(len(x)), 0, best)
-
-
-def predictions(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)  # type: ignore[no-any-return]
 
 
 # Windows.
