@@ -21,7 +21,7 @@ GAP, RATIO = 0.3, 15
 IMAGES = 1000
 
 _HEADER = ("network", "threat", "images", "seed", "quick's estimate [95 %]", "no attack of quick broke", "AutoAttack",
-           "gap, points", "seconds: quick / AutoAttack", "ratio", "cheap attacks misled")  # fmt: skip
+           "gap, points", "seconds: quick / AutoAttack", "ratio", "sample contradicts cheap attacks")  # fmt: skip
 
 
 def autoattack_on_all(subject: BenchSubject) -> FullRow:
