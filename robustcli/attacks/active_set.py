@@ -25,6 +25,11 @@ def no_early_exit() -> Iterator[None]:
         _early_exit.reset(token)
 
 
+def early_exit() -> bool:
+    """Return False within `no_early_exit`."""
+    return _early_exit.get()
+
+
 class ActiveSet:
     """The images of a batch that have not stopped; a stopped image never moves again.
 
@@ -53,7 +58,7 @@ class ActiveSet:
         programs would get a new batch size in every step.
         """
         is_independent = not any(module.training for module in model.modules())
-        return cls(x, leaves=_early_exit.get() and is_independent and x.device.type == "cpu")
+        return cls(x, leaves=early_exit() and is_independent and x.device.type == "cpu")
 
     @property
     def is_empty(self) -> bool:

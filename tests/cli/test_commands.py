@@ -152,8 +152,7 @@ def test_train_stores_everything_a_run_has(robust: Robust, tiny: Path) -> None:
 
 def test_a_finished_run_is_shown_again_and_not_touched(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    shutil.copytree(trained.path.parent.parent, root)
-    folder = the_run(root)
+    folder = RunFolder(shutil.copytree(trained.path, root / trained.path.parent.name / trained.path.name))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.path.rglob("*.*") if path.is_file()}
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
     time.sleep(0.02)

@@ -99,10 +99,10 @@ def test_a_budget_sets_the_steps_and_is_kept(
     (stage,) = found["stages"]
     spent = {"forwards": stage["forwards"], "gradients": stage["gradients"]}
     spent["passes"] = sum(spent.values())
-    # No image breaks, so every image takes all steps; one more step of at most two passes would exceed the budget.
+    # No image breaks, so no image stops early; one more step of at most two passes would exceed the budget.
     assert found["correct"] == stage["entered"] > 0
-    # Square skips the pass of proposals that change nothing.
-    least = 0.8 * int(limit) if attack == "square" else int(limit) - 2
+    # Square skips the pass of proposals that change nothing, and PGD ends where its points repeat.
+    least = {"square": 0.8 * int(limit), "pgd": 0}.get(attack, int(limit) - 2)
     assert least < spent[unit] / stage["entered"] <= int(limit)
 
 

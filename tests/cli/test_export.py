@@ -349,7 +349,7 @@ def test_an_unfinished_run_is_refused(robust: Robust, place: Path, tmp_path: Pat
     run = Path(shutil.copytree(place / "run", tmp_path / "run"))
     (run / "results.json").unlink()
     robust("export", "robustbench", run, "out", "--metadata", place / "digits.yaml", "--evaluation", "pgd").require(
-        2, "run: is unfinished, 4 epochs; finish it with --resume"
+        2, "run: is unfinished, 5 epochs; finish it with --resume"
     )
 
 

@@ -216,7 +216,7 @@ def test_a_list_can_be_searched(robust: Robust) -> None:
     said = robust("list", "experiments", "--match", "TRADES").require(0, "cifar10/trades_awp", "smoke/trades")
     assert "cifar10/pgd_at_rice" not in said.out
     robust("list", "--paper", "trades").require(0, "defenses", "experiments")
-    robust("list", "losses", "--match", "x").require(2, "no registry")
+    robust("list", "losses", "--match", "x").require(2, "no family 'losses'")
     robust("list", "defenses", "--match", "nothing-like-it").require(2, "--match: nothing has 'nothing-like-it'")
 
 

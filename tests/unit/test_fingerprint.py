@@ -44,6 +44,7 @@ _NOT_DECIDING = {
     "runtime/allocator.py",
     "runtime/ranks.py",
     "store/evaluations.py",
+    "store/results.py",
     "store/checkpoint.py",
 }
 NETWORK = """

@@ -24,6 +24,7 @@ from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.registry.types import Norm
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.checkpoint import TrainingState
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.loop import Training, fit
@@ -284,10 +285,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stop_after: int) -> None:
         fit(stopped, loop)
     assert stopped.updates == stop_after
     resumed, loop = made(5, 99)
-    resumed.load_state_dict(through_a_file(stopped.state_dict()))
+    resumed.restore(TrainingState.model_validate(through_a_file(dict(stopped.state()))))
     with drawn_from(3):
         fit(resumed, loop)
-    assert same(straight.state_dict(), resumed.state_dict())
+    assert same(dict(straight.state()), dict(resumed.state()))
 
 
 def same(one: Any, other: Any) -> bool:

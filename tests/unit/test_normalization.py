@@ -13,6 +13,7 @@ from robustcli.errors import RobustCliError
 from robustcli.models import normalization
 from robustcli.models.external import ExternalNetwork
 from robustcli.models.normalization import Statistics, find_normalization
+from robustcli.store.provenance import Sizes
 
 CLASSES, COUNT = 8, 200
 
@@ -132,7 +133,7 @@ def test_nearly_equal_normalizations_need_no_choice(
 
 def test_a_difference_on_few_images_needs_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     data = levels()
-    monkeypatch.setattr(type(data), "sizes", {"train": 200, "val": 0, "test": 4})
+    monkeypatch.setattr(type(data), "sizes", Sizes(train=200, val=0, test=4))
     wide = {"own": ((0.25,), (0.125,)), "other": ((0.30,), (0.125,))}
     monkeypatch.setattr(normalization, "candidates", lambda data, x: wide)
     with pytest.raises(RobustCliError, match="nothing says which"):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robustcli.attacks import Attack
+from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab
 from robustcli.attacks.pgd import Pgd
@@ -79,7 +80,8 @@ def passes_in_full(attack: Attack, model: nn.Module) -> tuple[float, float]:
     x = images(3)
     y = model(x).argmax(1)
     rng = IndexedNoise(0, torch.arange(3))
-    evidence = gather(Attacked(attack=attack), model, x, y, THREAT.scaled(1e-4), rng)
+    with no_early_exit():
+        evidence = gather(Attacked(attack=attack), model, x, y, THREAT.scaled(1e-4), rng)
     assert bool(evidence.survives.all())
     return evidence.stages[0].forwards / 3, evidence.stages[0].gradients / 3
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
+from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.settings import length_of, with_settings
@@ -162,11 +163,12 @@ class Probe:
         return (few[0] - _FEW * slopes[0], slopes[0]), (few[1] - _FEW * slopes[1], slopes[1])
 
     def _gathered(self, stage: Stage, attack: Attack, threat: ThreatModel) -> tuple[float, float]:
-        """Return the forward passes and gradients of an attack on an image that it cannot break."""
+        """Return the forward passes and gradients of an attack on an image that it cannot break or stop early at."""
         # Corruptions, which search nothing, do not keep to a smaller radius.
         own = threat.scaled(_HARMLESS) if attack.is_search else threat
         probed = replace(stage, attack=attack, sample=None, subset=None, nearest=None, threat=own, surrogate=None)
-        (record,) = gather(_Only(probed, _COUNTED), self.network, self.x, self.y, self.threat, self._rng()).stages
+        with no_early_exit():
+            (record,) = gather(_Only(probed, _COUNTED), self.network, self.x, self.y, self.threat, self._rng()).stages
         entered = max(record.entered, 1)
         return record.forwards / entered, record.gradients / entered
 
