@@ -34,7 +34,7 @@ def test_some_specs_are_shipped_and_all_are_found_by_name() -> None:
     others = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".md")]
     # Results are stored with the specs as text: no weights, and no paths of the machine.
     assert {path.relative_to(FOLDER).parts[0] for path in others} <= {"results"}
-    tables = {FOLDER / "results" / kind for kind in ("bench", "sweeps", "findings")}
+    tables = {FOLDER / "results" / kind for kind in ("bench", "sweeps", "findings", "speedrun")}
     of_runs = [path for path in others if path.parent not in tables]
     assert {path.name for path in of_runs} <= {"results.json", "provenance.json"}
     assert {path.suffix for path in others} == {".json"}
