@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcli.attacks.active_set import ActiveSet
+from robustcli.attacks.active_set import ActiveSet, early_exit
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective, Rows, is_fooled
 from robustcli.threat.threat import ThreatModel
@@ -113,7 +113,8 @@ def gradient_ascent(
         steps: number of moves.
         move: computes the next points.
         stop: decides when an image stops.
-        repeats: decides which of the other images stop, because they would only repeat earlier points.
+        repeats: decides which of the other images stop, because they would only repeat earlier points; not asked within
+            `no_early_exit`.
         best: receives every point. An image that stops keeps the point where it stopped.
         active: images to move; None means all, and stopped images leave the batch.
     """
@@ -122,6 +123,8 @@ def gradient_ascent(
         active = ActiveSet(start)
     if stop is not None:
         points = start.clone()
+    if not early_exit():
+        repeats = None
     for step in range(steps):
         rows = active.rows
         look = Look(step, rows, points[rows], *objective.gradient(points[rows], rows))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
-from robustcli.attacks.active_set import ActiveSet, early_exit
+from robustcli.attacks.active_set import ActiveSet
 from robustcli.attacks.ascent import Repeats, gradient_ascent, once_fooled, steepest
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective
@@ -86,8 +86,7 @@ class Pgd(Attack):
                 best.update(points, objective.score(points, rows)[0])
                 continue
             # The mean of several gradients is for networks that draw noise, which do not repeat themselves.
-            may_repeat = stop is not None and self.gradients == 1 and early_exit()
-            repeats = Repeats(x, self.steps) if may_repeat else None
+            repeats = Repeats(x, self.steps) if stop is not None and self.gradients == 1 else None
             active = ActiveSet(x, rows)
             gradient_ascent(objective, start, self.steps, move, stop=stop, repeats=repeats, best=best, active=active)
             rows = best.open_rows()

@@ -72,18 +72,22 @@ def fingerprint(
 
 def evaluator_text(name: str, parameters: Mapping[str, Any]) -> str:
     """Evaluator with its settings, under their former names, except settings that do not affect findings."""
-    words = former({"name": name, **_without_batch_size(parameters)})
-    return f"{words.pop('name')} {json.dumps(words, sort_keys=True)}"
+    return _in_one_line(former({"name": name, **_without_batch_size(parameters)}))
 
 
 def in_present_names(text: str) -> str:
     """Text of `evaluator_text` with present names, to be printed; other texts stay as they are."""
     name, _, settings = text.partition(" ")
     try:
-        words = current({"name": name, **json.loads(settings)})
+        return _in_one_line(current({"name": name, **json.loads(settings)}))
     except (ValueError, TypeError):
         return text
-    return f"{words.pop('name')} {json.dumps(words, sort_keys=True)}"
+
+
+def _in_one_line(words: Mapping[str, Any]) -> str:
+    """Return a name and its settings."""
+    settings = {key: value for key, value in words.items() if key != "name"}
+    return f"{words['name']} {json.dumps(settings, sort_keys=True)}"
 
 
 def images_digest(x: AnyImages, y: Tensor) -> str:
