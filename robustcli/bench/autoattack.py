@@ -146,14 +146,14 @@ class _LimitRun(_Run):
 
     native: _Run
     clean: Tensor
-    alone: Callable[[], None] | None = field(default=None, init=False)
+    bare: Callable[[], None] | None = field(default=None, init=False)
 
     def once(self) -> None:
         with full_precision(self.subject.x.device.type):
-            if self.alone is None:
-                self.alone = self._prepared()
+            if self.bare is None:
+                self.bare = self._prepared()
             with self.timed():
-                self.alone()
+                self.bare()
 
     def _prepared(self) -> Callable[[], None]:
         assert self.native.survives is not None
@@ -282,8 +282,8 @@ def _passes_of(subject: BenchSubject, evaluator: AutoAttack, whole: Evidence) ->
     spent = (0, 0)
     if len(broken):
         rng = subject.noise().rows(broken)
-        alone = gather(evaluator, subject.network, subject.x[broken], subject.y[broken], subject.threat, rng)
-        spent = (alone.forwards, alone.gradients)
+        found = gather(evaluator, subject.network, subject.x[broken], subject.y[broken], subject.threat, rng)
+        spent = (found.forwards, found.gradients)
     wrong = len(subject.x) - alive - len(broken)
     return OutcomePasses(
         survivor=_per_image(whole.forwards - wrong - spent[0], whole.gradients - spent[1], alive),

@@ -60,7 +60,7 @@ def bench_decoding(rounds: int, files: int = _FILES) -> Decoding:
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(usable_processors())]
     counts = sorted({1, len(processors)})
     found: dict[tuple[str, int], list[_Seconds]] = {(name, count): [] for name in (OURS, LOADER) for count in counts}
-    alone: list[float] = []
+    separate: list[float] = []
     with TemporaryDirectory() as folder, ExitStack() as stack:
         _write_files(Path(folder), files)
 
@@ -75,17 +75,17 @@ def bench_decoding(rounds: int, files: int = _FILES) -> Decoding:
         for _ in range(rounds):
             for key in order:
                 found[key].append(loaders[key].ask(_EPOCH))
-            alone.append(_at_once(apart))
+            separate.append(_at_once(apart))
             order.reverse()
-    return _decoding(found, alone, files)
+    return _decoding(found, separate, files)
 
 
-def _decoding(found: Mapping[tuple[str, int], Sequence[_Seconds]], alone: Sequence[float], files: int) -> Decoding:
+def _decoding(found: Mapping[tuple[str, int], Sequence[_Seconds]], separate: Sequence[float], files: int) -> Decoding:
     """Return the result of a measurement.
 
     Args:
         found: seconds of every round by name and number of processors.
-        alone: seconds of every round of loaders that run at once, each on its own processor.
+        separate: seconds of every round of loaders that run at once, each on its own processor.
     """
     images = files * _PASSES
     wall = {key: [each.wall for each in rounds] for key, rounds in found.items()}
@@ -105,8 +105,8 @@ def _decoding(found: Mapping[tuple[str, int], Sequence[_Seconds]], alone: Sequen
             for name, count in found
         ],
         per_processor={str(count): speed(cpu[OURS, count], cpu[LOADER, count]) for count in (one, most)},
-        scaling=speed(wall[OURS, most], alone),
-        scaling_quietest=min(alone) / min(wall[OURS, most]),
+        scaling=speed(wall[OURS, most], separate),
+        scaling_quietest=min(separate) / min(wall[OURS, most]),
         processor_scaling=speed(cpu[OURS, most], cpu[OURS, one]),
         lock_ms_per_image=Spread.of([each.lock for each in found[OURS, one]]) * (1000 / images),
     )
