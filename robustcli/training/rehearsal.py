@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from fractions import Fraction
 
 from torch import nn
 from torch.optim import Optimizer
@@ -29,6 +28,7 @@ def rehearse_smallest_batch(
     optimizer: Optimizer,
     data: Data,
     settings: TrainSettings,
+    threat: ThreatModel,
     *,
     split_in_two: bool,
 ) -> None:
@@ -54,7 +54,7 @@ def rehearse_smallest_batch(
     noise = StreamNoise.on(x.device).reseed(0, "rehearsal")
     step = defense.start(TrainingModel(network.train(), replace(settings, compile=False), x.device), optimizer, noise)
     try:
-        step(x, Labels.of(y), ThreatModel("linf", Fraction(0)), Progress(0, 1, settings.epochs))
+        step(x, Labels.of(y), threat, Progress(0, 1, settings.epochs))
     except ValueError as error:
         if _TOO_FEW not in str(error):
             raise

@@ -68,13 +68,13 @@ def assemble(
         to_channels_last(network)
     halves = spec.defense.member.two_halves
     optimizer, skipped = _optimizer(settings, network)
-    rehearse_smallest_batch(defense, network, optimizer, data, settings, split_in_two=halves)
+    threat = ThreatModel(spec.threat.norm, spec.threat.eps)
+    rehearse_smallest_batch(defense, network, optimizer, data, settings, threat, split_in_two=halves)
     # Random draws at the start of a method, such as weights of a second network, depend only on the seed.
     noise = StreamNoise.on(device).reseed(spec.seed, "start")
     model = TrainingModel(network, settings, device, lambda text: note({"not_compiled": text}))
     step = defense.start(model, optimizer, noise)
     training = Training(network, optimizer, step, defense.averaging.start(network), Means(device))
-    threat = ThreatModel(spec.threat.norm, spec.threat.eps)
     saver = Saver(spec, data, training, folder)
     loop = Loop(
         data=data,

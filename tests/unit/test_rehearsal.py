@@ -22,11 +22,12 @@ class Watcher(SilentWatcher):
     def attack(self, key: str, progress: Any) -> None: ...
 
 
-def spec_of(text: str) -> ExperimentSpec:
+def spec_of(text: str, norm: str = "linf") -> ExperimentSpec:
     return ExperimentSpec.check(
         parse_yaml(
             "name: small\ndata: {name: digits, val_size: 20, train_size: 33}\n"
-            "threat: {norm: linf, eps: 0.1}\nevaluate: {clean: {name: clean, examples: 8}}\n"
+            f"threat: {{norm: {norm}, eps: 0.1}}\n"
+            "evaluate: {clean: {name: clean, examples: 8}}\n"
             "train: {epochs: 1, batch_size: 32, lr: 1e-3, optimizer: adam, check_examples: 8, check_steps: 1}\n" + text,
             "test",
         )
@@ -60,6 +61,11 @@ def test_a_last_batch_of_one_image_is_refused_before_training(
 
 def test_a_last_batch_of_one_image_trains_where_batch_norms_can_take_it(tmp_path: Path) -> None:
     run(spec_of("architecture: {name: small_cnn}\ndefense: {name: pgd_at, steps: 1}"), tmp_path)
+
+
+def test_a_last_batch_of_one_image_trains_with_an_attack_for_l2_only(tmp_path: Path) -> None:
+    attack = "attack: {name: carlini_wagner, steps: 2, searches: 1}"
+    run(spec_of("architecture: {name: small_cnn}\ndefense: {name: pgd_at, " + attack + "}", "l2"), tmp_path)
 
 
 @pytest.mark.parametrize("batch_size", [3, 7, 10, 19, 20, 21])
