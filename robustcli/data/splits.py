@@ -256,9 +256,14 @@ class Data:
         self.shape = replace(self.shape, classes=len(names))
 
     def clean_batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield batches of train images in fixed order without augmentation."""
+        """Yield batches of train images in fixed order without augmentation.
+
+        A last batch of a single image is left out: batch norms may be unable to normalise it, and in a mean over
+        batches it would count as much as a whole one.
+        """
         part = self._train()
-        for images, _ in part.store.batches(Plan(part.rows), batch_size):
+        rows = part.rows[:-1] if len(part.rows) % batch_size == 1 and len(part.rows) > 1 else part.rows
+        for images, _ in part.store.batches(Plan(rows), batch_size):
             yield self._pixels(images)
 
     def _train(self) -> _Part:

@@ -1,5 +1,6 @@
 """A batch too small for batch norms is refused before training starts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_a_last_batch_of_one_image_trains_where_batch_norms_can_take_it(tmp_path
 def test_a_last_batch_of_one_image_trains_with_an_attack_for_l2_only(tmp_path: Path) -> None:
     attack = "attack: {name: carlini_wagner, steps: 2, searches: 1}"
     run(spec_of("architecture: {name: small_cnn}\ndefense: {name: pgd_at, " + attack + "}", "l2"), tmp_path)
+
+
+@pytest.mark.parametrize("averaging", ["{name: swa, start_epoch: 0}", "{name: ema, buffers: re_estimate}"])
+def test_statistics_of_an_average_do_without_a_last_batch_of_one_image(averaging: str, tmp_path: Path) -> None:
+    """Training drops this batch, and the pass over the clean images would fail after the first epoch."""
+    spec = spec_of(
+        f"architecture: {{name: resnet18, width: 4}}\ndefense: {{name: pgd_at, steps: 1, averaging: {averaging}}}"
+    )
+    run(replace(spec, train=replace(spec.train, drop_last=True)), tmp_path)
 
 
 @pytest.mark.parametrize("batch_size", [3, 7, 10, 19, 20, 21])
