@@ -146,6 +146,9 @@ class RunningSearch:
                 _, natural = gradient(lambda: F.cross_entropy(self.model(x), y), 1.0)
                 share = natural_share(natural, direction)
                 direction = share * natural + (1 - share) * direction
+            # After an overflow in fp16 the shares only follow their momentum and decay, as the weights do.
+            is_finite = direction.isfinite().all()
+            direction, share = torch.where(is_finite, direction, 0), torch.where(is_finite, share, 0)
             parts = torch.split(direction, [alpha.numel() for alpha in self.alphas])
             for alpha, part in zip(self.alphas, parts, strict=True):
                 alpha.grad = part.view_as(alpha)

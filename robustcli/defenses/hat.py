@@ -19,6 +19,7 @@ from robustcli.optimization.progress import Progress
 from robustcli.optimization.rates import copy_rates
 from robustcli.registry.types import AttackBn, NonNegative, Positive, StartStd, Steps, StepSize
 from robustcli.runtime import ranks
+from robustcli.runtime.precision import SkippedUpdates
 from robustcli.store.checkpoint import Checkpoint
 from robustcli.threat.noise import Noise
 
@@ -39,8 +40,10 @@ class HatLoss(OuterLoss):
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningHat":
         if self.helper == _BESIDE:
-            # Copied together, so that the copied optimizer trains the copied weights.
-            return RunningHat(self, optimizer, *deepcopy((model, optimizer)))
+            # Copied together, so that the copied optimizer trains the copied weights; hooks are not copied.
+            helper, follower = deepcopy((model, optimizer))
+            SkippedUpdates(follower)
+            return RunningHat(self, optimizer, helper, follower)
         helper = deepcopy(model).requires_grad_(False).eval()
         _load(helper, Path(self.helper))
         return RunningHat(self, optimizer, helper, None)
@@ -91,7 +94,7 @@ class RunningHat:
         self.helper.train()
         optimizer.zero_grad()
         ranks.weighed(F.cross_entropy(self.helper(batch.x), batch.y)).backward()  # type: ignore[no-untyped-call]
-        # The copied optimizer has no hooks, so this one does not average gradients.
+        # Before the step, whose hook looks for overflow in the gradients of the whole batch.
         ranks.mean_gradients(optimizer)
         optimizer.step()
         ranks.mean_statistics(self.helper)

@@ -34,6 +34,7 @@ from robustcli.runtime.device import choose_device
 from robustcli.runtime.precision import SkippedUpdates, call_scaled, emulation, is_native
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec, override_text
+from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.records import Record
 from robustcli.store.runs import folder_of
@@ -180,6 +181,31 @@ def test_a_run_in_fp16_records_the_share_of_updates_that_overflowed(
     monkeypatch.setattr(precision, "GRADIENT_SCALE", 2.0**30)
     records = run_experiment(spec, tmp_path / "b", Screen(is_quiet=True)).records()
     assert [record.measures["skipped"] for record in records] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        "defense: {name: hat, steps: 1}",
+        "defense: {name: pgd_at, steps: 1, weights: {name: awp}}",
+        "defense: {name: pgd_at, steps: 1, weights: {name: sam}}",
+        "architecture: {name: dsara, width: 4, cells: 4}\ndefense: {name: dsara, steps: 1, first_stage: 0}",
+        "architecture: {name: dsara, width: 4, cells: 4}\ndefense: {name: dsara, steps: 1, order: second}",
+    ],
+)
+def test_an_overflow_leaves_everything_that_is_trained_finite(
+    parts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a second network, shares of an architecture, and weights that are perturbed by a gradient."""
+    text = SPEC.replace("defense: {name: pgd_at, steps: 2}\n", "")
+    if "architecture" in parts:
+        text = text.replace("architecture: {name: small_cnn, width: 4, hidden: 8}\n", "")
+    monkeypatch.setattr(precision, "GRADIENT_SCALE", 2.0**30)
+    folder = run_experiment(ExperimentSpec.parse(text + parts, "tiny"), tmp_path, Screen(is_quiet=True))
+    assert [record.measures["skipped"] for record in folder.records()] == [1, 1]
+    training = ResumableCheckpoint.read(folder.last).training
+    trained = [training.network, training.step.get("loss", {}).get("helper", {})]
+    assert all(bool(value.isfinite().all()) for state in trained for value in state.values())
 
 
 def test_other_precisions_record_no_overflow(tmp_path: Path) -> None:

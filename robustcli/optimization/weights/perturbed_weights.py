@@ -9,11 +9,16 @@ from torch import Tensor
 
 @contextmanager
 def perturbed_weights(weights: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
-    """Context in which the weights are w + v; afterwards, also after an error, v is removed and other changes stay."""
+    """Context in which the weights are w + v; afterwards, also after an error, v is removed and other changes stay.
+
+    If any number in v is not finite, as after an overflow in fp16, the weights do not move; without waiting for the
+    device.
+    """
     with torch.no_grad():
+        is_finite = torch.stack(torch._foreach_norm(list(by), torch.inf)).isfinite().all()
         before = [w.clone() for w in weights]
         for w, v in zip(weights, by, strict=True):
-            w.add_(v)
+            w.add_(torch.where(is_finite, v, 0))
         perturbed = [w.clone() for w in weights]
     try:
         yield
