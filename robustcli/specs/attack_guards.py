@@ -1,7 +1,7 @@
 """Guards on attacks: supported norms, steps in the right unit, starts that can move, and how far the steps reach."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Findings, Where, attacks, guard, not_a_pixel, threat_at
@@ -34,6 +34,26 @@ def attack_can_start(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) ->
             yield (*where, "start"), text
         if attack.parameters.get("restarts", 1) > 1:
             yield (*where, "restarts"), "restarts from the clean image are all the same; write start: random"
+
+
+@guard("refuse")
+def clean_batches_can_start(defense: MemberSpec) -> Findings:
+    if not defense.parameters.get("clean_batches"):
+        return
+    replaced = defense.parameters.get("attack")
+    where, attack = (("defense", "attack"), replaced) if isinstance(replaced, MemberSpec) else (("defense",), defense)
+    start = {**attack.member.replaceable, **attack.member.parameters}.get("start")
+    if start is None or "clean" not in get_args(start.annotation):
+        yield where, f"'{attack.name}' cannot start at the clean images, as clean_batches asks; leave that out"
+    elif attack.parameters.get("start", start.default) == "clean":
+        text = f"'{attack.name}' starts at the clean images in every batch; write start: random, or leave it out"
+        yield ("defense", "clean_batches"), text
+    elif attack.parameters.get("loss") in attack.member.flat_at_x:
+        text = f"'{attack.parameters['loss']}' has no gradient at the clean images, where clean_batches starts"
+        yield (*where, "loss"), f"{text}; write ce"
+    elif attack.parameters.get("restarts", 1) > 1:
+        text = "restarts from the clean images, where clean_batches starts, are all the same; write 1"
+        yield (*where, "restarts"), text
 
 
 @guard("refuse")

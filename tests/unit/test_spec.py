@@ -566,6 +566,42 @@ REFUSED = [
         [PGD % "start: clean, restarts: 1"],
     ),
     (
+        "clean_batches_can_start",
+        ["defense={name: pgd_at, clean_batches: 0.2, start: clean}"],
+        "defense.clean_batches: 'pgd_at' starts at the clean images in every batch",
+        ["defense={name: pgd_at, clean_batches: 0.2}"],
+    ),
+    (
+        "clean_batches_can_start",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: fgsm}"],
+        "defense.clean_batches: 'fgsm' starts at the clean images in every batch",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: {name: fgsm, start: random}}"],
+    ),
+    (
+        "clean_batches_can_start",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: apgd}"],
+        "defense.attack: 'apgd' cannot start at the clean images",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: eot_pgd}"],
+    ),
+    (
+        "clean_batches_can_start",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: early_stopped_pgd}"],
+        "defense.attack: 'early_stopped_pgd' cannot start at the clean images",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: {name: fosc_pgd, criterion: 0.1}}"],
+    ),
+    (
+        "clean_batches_can_start",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: {name: pgd, loss: kl}}"],
+        "defense.attack.loss: 'kl' has no gradient at the clean images",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: {name: pgd, loss: margin}}"],
+    ),
+    (
+        "clean_batches_can_start",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: {name: pgd, restarts: 2}}"],
+        "defense.attack.restarts: restarts from the clean images",
+        ["defense={name: pgd_at, clean_batches: 0.2, attack: {name: pgd, restarts: 1}}"],
+    ),
+    (
         "evaluated_attack_stays_inside",
         ["evaluate.p={name: attack, attack: {name: n_fgsm, clip: 1.5}}"],
         "evaluate.p.attack.clip: its images would leave the threat set",
