@@ -16,7 +16,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("early_stopped_pgd", passes=(10, 10, 0), smoke={"steps": 3})
+@ATTACKS.register("early_stopped_pgd", passes=(10, 10, 0), metrics=("attack_steps",), smoke={"steps": 3})
 @dataclass(frozen=True, kw_only=True)
 class EarlyStoppedPgd(Attack):
     """PGD in which an image stops at its misclassified point number `patience` + 1.

@@ -16,7 +16,9 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("fosc_pgd", passes=(10, 10, 0), smoke={"steps": 3, "criterion": 0.04})
+@ATTACKS.register(
+    "fosc_pgd", passes=(10, 10, 0), metrics=("fosc", "attack_steps"), smoke={"steps": 3, "criterion": 0.04}
+)
 @dataclass(frozen=True, kw_only=True)
 class FoscPgd(Attack):
     """PGD in which an image stops moving when its FOSC falls to the criterion.

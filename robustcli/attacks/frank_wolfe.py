@@ -14,7 +14,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("frank_wolfe", passes=(10, 10, 0), smoke={"steps": 2})
+@ATTACKS.register("frank_wolfe", passes=(10, 10, 0), metrics=("distortion",), smoke={"steps": 2})
 @dataclass(frozen=True, kw_only=True)
 class FrankWolfe(Attack):
     """Frank-Wolfe: delta <- (1 - g_k) delta + g_k s_k, s_k the steepest point of the ball, g_k = c / (c + k).

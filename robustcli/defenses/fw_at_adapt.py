@@ -10,7 +10,6 @@ from robustcli.attacks import Attack
 from robustcli.attacks.frank_wolfe import FrankWolfe
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, adjusted
-from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Count, NonNegative, Positive
 
@@ -69,8 +68,6 @@ class RunningSteps:
         return self.images < self.settings.monitor_images
 
     def attack(self, attack: Attack, progress: Progress) -> Attack:
-        if not isinstance(attack, FrankWolfe):
-            raise RobustCliError("defense.attack: fw_at_adapt measures the distortion of frank_wolfe; write that")
         if int(progress.epoch) != self.epoch:
             self.epoch, self.images, self.distortion = int(progress.epoch), 0, torch.zeros_like(self.distortion)
         self._used = _MONITOR_STEPS if self._is_monitoring else self.steps
@@ -96,6 +93,7 @@ class RunningSteps:
 @DEFENSES.register(
     "fw_at_adapt",
     sets="steps",
+    measures="distortion",
     measured="chooses its steps in every epoch: measured with the 2 steps of the first images of an epoch",
     smoke={"monitor_images": 8, "max_steps": 5},
     passes=(3, 2, 1),

@@ -60,6 +60,13 @@ def at_radius_0_returns_x(attack: Attack, norm: Norm) -> None:
     assert torch.equal(attack(model, x, y, ThreatModel(norm, Fraction(0)), _noise()), x)
 
 
+def reports_what_it_declares(attack: Attack, norm: Norm, metrics: tuple[str, ...]) -> None:
+    """The names of its metrics are those that its registration declares."""
+    model, x = conv_net().eval(), images(_COUNT)
+    _, found = attack.search(model, x, _targets(model, x), _threat(norm), _noise())
+    assert tuple(found) == metrics, f"reports {', '.join(found) or 'nothing'}; declare metrics={tuple(found)}"
+
+
 def repeats_itself(attack: Attack, norm: Norm) -> None:
     """Equal noise gives equal results; nothing is drawn from torch's global generator."""
     model, x = conv_net().eval(), images(_COUNT)

@@ -119,6 +119,7 @@ def _attack(member: Member) -> Iterator[Case]:
         ("norm", "channels"): [*product(member.norms, (1, 3))],
         ("norm",): [(norm,) for norm in member.norms],
         ("norm", "attack_bn"): [(usual_norm(member), mode) for mode in get_args(without_doc(AttackBn)[0])],
+        ("norm", "metrics"): [(usual_norm(member), member.metrics)],
         ("unsupported",): [(norm,) for norm in get_args(Norm) if norm not in member.norms],
     }
     yield from _given_to_each(attacks, build(member, member.smoke), given)

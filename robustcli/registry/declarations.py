@@ -59,6 +59,8 @@ class Declaration:
         two_halves: the training images have two fixed halves, and every batch has images of both, for a defense that
             learns two things from separate images.
         sets: parameter of the attack that the defense changes during training.
+        measures: metric of the attack that the defense uses during training.
+        metrics: names of the metrics that the attack reports.
         spares_labels: with its own attack the defense can train on images without labels.
         spans_training: an update depends on the total number of epochs, so a run cannot be continued with more
             epochs.
@@ -107,6 +109,8 @@ class Declaration:
     trains_with: Annotated[dict[str, Any], _DEFENSE] = field(default_factory=dict)
     two_halves: Annotated[bool, _DEFENSE] = False
     sets: Annotated[str, _DEFENSE] = ""
+    measures: Annotated[str, _DEFENSE] = ""
+    metrics: Annotated[tuple[str, ...], _ATTACK] = ()
     spares_labels: Annotated[bool, _DEFENSE] = False
     spans_training: Annotated[bool, _FOLLOWING] = False
     goes_farther: Annotated[bool, _ATTACKING] = False

@@ -172,6 +172,15 @@ def schedule_has_its_attack(defense: MemberSpec) -> Findings:
 
 
 @guard("refuse")
+def attack_is_measured(defense: MemberSpec) -> Findings:
+    attack, metric = defense.parameters.get("attack"), defense.member.measures
+    if metric and isinstance(attack, MemberSpec) and metric not in attack.member.metrics:
+        able = [name for name, member in catalog("attacks").items() if metric in member.metrics]
+        text = f"'{defense.name}' measures the {metric} of its attack; '{attack.name}' reports none"
+        yield ("defense", "attack"), f"{text}, {', '.join(able)} does"
+
+
+@guard("refuse")
 def stages_are_counted(defense: MemberSpec) -> Findings:
     patiences, after = defense.parameters.get("patiences"), defense.parameters.get("after")
     if patiences is not None and after is not None and len(patiences) != len(after) + 1:

@@ -78,6 +78,12 @@ def test_attack_refuses_other_norms(name: str, norm: Norm) -> None:
     attacks_promises.rejects_other_norms(smoke("attacks", name), norm)
 
 
+@of_every_attack
+def test_attack_reports_what_it_declares(name: str) -> None:
+    member = catalog("attacks")[name]
+    attacks_promises.reports_what_it_declares(smoke("attacks", name), norms_known_to(name)[0], member.metrics)
+
+
 def of_parts() -> Iterator[Any]:
     """Yield members of the families whose promises take nothing else, with each of these promises."""
     for module in (

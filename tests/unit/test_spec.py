@@ -664,6 +664,12 @@ REFUSED = [
         ["defense={name: fat, attack: {name: early_stopped_pgd, loss: kl}}"],
     ),
     (
+        "attack_is_measured",
+        ["defense={name: fw_at_adapt, monitor_images: 128, attack: pgd}"],
+        "defense.attack: 'fw_at_adapt' measures the distortion of its attack; 'pgd' reports none, frank_wolfe does",
+        ["defense={name: fw_at_adapt, monitor_images: 128, attack: {name: frank_wolfe, loss: margin}}"],
+    ),
+    (
         "stages_are_counted",
         ["defense={name: fat, patiences: [0, 1], after: [2, 3]}"],
         "defense.patiences: has 2 entries and 'after' has 2; expected one more",
