@@ -192,7 +192,8 @@ class ThreatModel:
 
         For l1, a longer delta is projected instead, which uses on other pixels what clipping removes.
         """
-        stretch = self.radius / self.size(delta).clamp_min(torch.finfo(x.dtype).tiny)
+        # Not the smallest number: a large radius divided by it is infinite, and no perturbation would become NaN.
+        stretch = self.radius / self.size(delta).clamp_min(1e-12)
         if self.norm == "l1":
             return self.project(x + delta * _per_example(stretch.clamp_min(1), x), x)
         return (x + delta * _per_example(stretch, x)).clamp_(0, 1)

@@ -234,6 +234,13 @@ def test_no_gradient_is_no_step(norm: Norm) -> None:
     assert torch.equal(one_step(norm, 0.3, torch.zeros_like(x), x), torch.zeros_like(x))
 
 
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 1), ("l2", 12), ("l1", 12), ("l1", 600)])
+def test_no_perturbation_has_no_direction_to_the_surface(norm: Norm, eps: int) -> None:
+    """Also if the radius is so large that its quotient by the smallest number is infinite."""
+    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ThreatModel(norm, Fraction(eps)).surface(torch.zeros_like(x), x), x)
+
+
 @pytest.mark.parametrize("side", [8, 32, 96])
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.001"), ("l2", "0.01"), ("l1", "0.06"), ("l1", "1")])
 def test_projection_counts_as_inside_whatever_the_number_of_pixels(norm: Norm, eps: str, side: int) -> None:
