@@ -89,7 +89,7 @@ class HopSkipJump(Attack):
             if not len(rows):
                 break
             # The paper's sqrt(d) theta in l2 and d theta in linf are both 1 / (number of coordinates).
-            beside = torch.full_like(size, _FIRST_REACH) if step == 1 else away[rows] / x[0].numel()
+            beside = torch.full_like(size, _FIRST_REACH) if step == 1 else away[rows] / x.shape[1:].numel()
             source = rng.rows(rows).split(f"step {step}")
             normal = oracle.normal(points[rows], rows, beside, samples, threat, source)
             jumps = size / math.sqrt(step)
@@ -188,7 +188,7 @@ class _Oracle:
 
 def _bisections(x: Tensor, threat: ThreatModel) -> int:
     """Number of bisection steps for the precision of the paper."""
-    return math.ceil((2 if threat.norm == "linf" else 1.5) * math.log2(x[0].numel()))
+    return math.ceil((2 if threat.norm == "linf" else 1.5) * math.log2(x.shape[1:].numel()))
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:

@@ -138,5 +138,5 @@ class IndexedNoise:
         salt = derive(self.seed, *self.keys, self.draws)
         self.draws += 1
         example = _mix(self.index.to(like.device) * _GOLDEN + salt)
-        pixel = torch.arange(like[0].numel(), device=like.device) * _GOLDEN
+        pixel = torch.arange(math.prod(like.shape[1:]), device=like.device) * _GOLDEN
         return _mix(example[:, None] + pixel).view(like.shape)

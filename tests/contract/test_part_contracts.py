@@ -1,6 +1,7 @@
 """Attacks, weight perturbations, averages and schedules keep their promises."""
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from inspect import signature
 from types import ModuleType
 from typing import Any
@@ -24,8 +25,11 @@ from robustcli.promises import spanning
 from robustcli.promises import weights as weights_promises
 from robustcli.promises.build import build, settings_to_try
 from robustcli.promises.check import promises_in
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import AttackBn, Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +68,18 @@ def promises(module: ModuleType, *names: str) -> pytest.MarkDecorator:
 @promises(attacks_promises, "norm")
 def test_attack(name: str, norm: Norm, promise: Callable[..., None]) -> None:
     promise(smoke("attacks", name), norm)
+
+
+@in_norms_it_knows
+def test_attack_returns_no_points_for_no_images(name: str, norm: Norm) -> None:
+    found = smoke("attacks", name)(
+        conv_net().eval(),
+        images(0),
+        labels(0),
+        ThreatModel(norm, Fraction(1, 10)),
+        IndexedNoise(0, torch.arange(0)),
+    )
+    assert found.shape == images(0).shape
 
 
 @of_every_attack

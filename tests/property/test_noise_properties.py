@@ -48,6 +48,12 @@ def test_rows_go_on_where_the_batch_stands(rows: set[int]) -> None:
     assert torch.equal(by_index.uniform(like(len(rows))), expected)
 
 
+@pytest.mark.parametrize("kind", ["indexed", "stream"])
+def test_no_examples_have_no_noise(kind: str) -> None:
+    noise = indexed(count=0) if kind == "indexed" else StreamNoise.on(torch.device("cpu")).reseed(0)
+    assert noise.uniform(like(0)).shape == noise.normal(like(0)).shape == (0, 3, 4, 5)
+
+
 def test_splitting_does_not_disturb_the_source() -> None:
     one, other = indexed(), indexed()
     other.split("restart 0").uniform(like(COUNT))
