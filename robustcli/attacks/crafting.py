@@ -28,7 +28,7 @@ def crafting_mode(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
             batch statistics and every forward updates running ones. "batch_no_update": batch statistics without
             updates, everything else in eval mode. Other layers with `RunningStatistics` are treated like batch norms.
     """
-    with _modes_restored(model):
+    with modes_restored(model):
         if attack_bn == "train":
             model.train()
             yield
@@ -59,7 +59,8 @@ def statistics_held(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _modes_restored(model: nn.Module) -> Iterator[None]:
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Restore the mode of every part, because some may be in eval mode while the others train."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -86,10 +87,6 @@ def _with_statistics(model: nn.Module) -> list[_BatchNorm | RunningStatistics]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[nn.Module]:
-    """Set the network to eval mode inside the context; restore its mode."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield network
-    finally:
-        network.train(was_training)
+    """Set the network to eval mode inside the context; restore the mode of every part."""
+    with modes_restored(network):
+        yield network.eval()

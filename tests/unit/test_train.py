@@ -547,6 +547,15 @@ def test_evaluating_restores_the_mode_after_an_error() -> None:
     assert network.training
 
 
+def test_evaluating_restores_the_mode_of_every_part() -> None:
+    """A batch norm that stays in eval mode during training does not start to train after a check."""
+    network = conv_net().train()
+    frozen = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    with evaluating(network):
+        assert not any(module.training for module in network.modules())
+    assert [module for module in network.modules() if not module.training] == [frozen]
+
+
 # Clipping, which belongs to the optimiser that a run makes.
 
 TINY = """
