@@ -1,6 +1,7 @@
 """Accuracy under adversarial images of another network."""
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -76,7 +77,9 @@ class OtherNetwork(Surrogate):
     context: AttackContext
 
     def __call__(self, model: nn.Module) -> nn.Module:
-        return _load_network(self.source, self.context, next(model.parameters()).device)
+        # Quantized layers have buffers instead of parameters, and a function has neither.
+        held = next(chain(model.parameters(), model.buffers()), None)
+        return _load_network(self.source, self.context, torch.device("cpu") if held is None else held.device)
 
 
 def _load_network(text: str, context: AttackContext, device: torch.device) -> nn.Module:

@@ -44,7 +44,7 @@ def case(path: Path) -> tuple[Network, Tensor, Tensor]:
     return model, x, model(x).argmax(1)
 
 
-def gathered(evaluator: Any, model: Network, x: Tensor, y: Tensor) -> Evidence:
+def gathered(evaluator: Any, model: nn.Module, x: Tensor, y: Tensor) -> Evidence:
     return gather(evaluator, model, x, y, THREAT, IndexedNoise(0, torch.arange(len(x))))
 
 
@@ -65,6 +65,31 @@ def test_from_another_network_it_is_weaker_and_needs_no_gradient_of_the_target(t
     found = gathered(Transferred(source=str(tmp_path / "other.pt"), attack=PGD), model, x, y)
     assert asked == [False, False], "clean images, adversarial images"
     assert int(found.survives.sum()) > int(gathered(Attacked(attack=PGD), model, x, y).survives.sum())
+
+
+class Held(nn.Module):
+    """A linear network whose weights are no parameters, as in quantized layers, or that holds nothing."""
+
+    def __init__(self, x: Tensor, *, in_buffers: bool) -> None:
+        super().__init__()
+        weight = torch.randn(x[0].numel(), 10, generator=torch.Generator().manual_seed(0))
+        if in_buffers:
+            self.register_buffer("weight", weight)
+        else:
+            self.__dict__["weight"] = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("in_buffers", [True, False])
+def test_a_network_without_parameters_gets_images_of_another_one(tmp_path: Path, in_buffers: bool) -> None:
+    _, x, _ = case(tmp_path / "other.pt")
+    model = Held(x, in_buffers=in_buffers).eval()
+    y = model(x).argmax(1)
+    found = gathered(Transferred(source=str(tmp_path / "other.pt"), attack=PGD), model, x, y)
+    assert found.stages[0].entered == COUNT
+    assert found.stages[0].forwards > COUNT
 
 
 def test_it_is_an_upper_bound_and_can_reveal_masked_gradients(tmp_path: Path) -> None:
