@@ -121,7 +121,8 @@ def _checked(
 ) -> tuple[NDArray[np.floating], NDArray[np.integer] | None, dict[int, int]]:
     """Examples in [0, 1], labels and row by image number."""
     problems = []
-    x_adv = arrays.get("x_adv", np.zeros(0))
+    # One dimension at least, because a single number has no length.
+    x_adv = np.atleast_1d(arrays.get("x_adv", np.zeros(0)))
     if x_adv.ndim != 4 or x_adv.shape[1:] != context.shape:
         shape = " x ".join(map(str, context.shape))
         problems.append(f"x_adv: found {_shape(arrays.get('x_adv'))}; expected (n, c, h, w) with images of {shape}")
@@ -140,11 +141,11 @@ def _checked(
             continue
         if numbers.shape != (len(x_adv),) or not np.issubdtype(numbers.dtype, np.integer):
             problems.append(f"{name}: found {_shape(numbers)} of {numbers.dtype}; expected ({len(x_adv)},) of integers")
-    rows = {int(number): row for row, number in enumerate(indices.flat)}
-    if len(rows) < indices.size:
+    if len(set(indices.flat)) < indices.size:
         problems.append("indices: names an image twice")
     if problems:
         raise RobustCliError("\n  ".join([f"{path}: not adversarial examples of these images:", *problems]))
+    rows = {int(number): row for row, number in enumerate(indices.flat)}
     return x_adv, labels, rows  # type: ignore[return-value]
 
 

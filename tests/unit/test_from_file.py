@@ -104,6 +104,8 @@ def test_other_labels_are_another_data_set(case: Any, tmp_path: Path) -> None:
         ({"x_adv": np.zeros((2, 1, 8, 8)), "indices": np.array([1, 1])}, "names an image twice"),
         ({"x_adv": np.zeros((2, 1, 8, 8)), "labels": np.array([1])}, r"labels: found \(1,\) of int64; expected \(2,\)"),
         ({"x_adv": np.zeros((2, 1, 8, 8)), "indices": np.array([0.0, 1.0])}, r"indices: found \(2,\) of float64"),
+        ({"x_adv": np.zeros((2, 1, 8, 8)), "indices": np.array(["a", "b"])}, r"indices: found \(2,\) of <U1"),
+        ({"x_adv": np.float32(1)}, r"x_adv: found \(\); expected"),
     ],
 )
 def test_another_file_is_refused(case: Any, tmp_path: Path, arrays: dict[str, Any], said: str) -> None:
