@@ -108,7 +108,11 @@ def _suspicions(rows: Sequence[SweepRow]) -> list[str]:
         columns = list(zip(*places.values(), strict=True))
         varies = [len(set(column)) > 1 for column in columns]
         letters = iter("nmkpqrstuvw")
-        names = [next(letters) if differs else column[0] for column, differs in zip(columns, varies, strict=True)]
+        # A reason may list more numbers than there are letters, such as those of images.
+        names = [
+            next(letters, f"n{place}") if differs else column[0]
+            for place, (column, differs) in enumerate(zip(columns, varies, strict=True), 1)
+        ]
         reason = "".join(part for pair in zip_longest(words, names, fillvalue="") for part in pair)
         who = [_with_numbers(place, compress(numbers, varies)) for place, numbers in places.items()]
         legend = f" ({', '.join(compress(names, varies))})" if any(varies) else ""

@@ -327,6 +327,16 @@ def test_one_suspicion_of_several_rows_is_reported_once() -> None:
     ]
 
 
+def test_a_suspicion_may_list_more_numbers_than_there_are_letters() -> None:
+    rows = [planted("one"), planted("two")]
+    for row, first in zip(rows, (0, 50), strict=True):
+        images = ", ".join(map(str, range(first, first + 20)))
+        row["evaluations"]["pgd_20"][0]["suspicions"] = [f"outside the threat set: 25 images ({images} and 5 more)"]
+    (told,) = (line for line in markdown(rows).splitlines() if "SUSPECT" in line)
+    assert "25 images (n, m, k, p, q, r, s, t, u, v, w, n13, n14, " in told
+    assert "two (50, 51, " in told
+
+
 def test_evaluations_of_single_rows_are_listed_below() -> None:
     other = planted("multi_norm")
     other["evaluations"]["l2"] = [{**other["evaluations"]["pgd_20"][0], "accuracy": 0.5}]
