@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
+from robustcli.attacks.deepfool import DeepFool
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError, RobustCliError
+from robustcli.evaluation.consistency import check_lines
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
 from robustcli.evaluation.gather import gather
@@ -337,6 +339,26 @@ def test_a_random_model_is_judged_by_a_majority_of_passes() -> None:
     assert spread[1] < spread[0] / 2
     once, twice = (gather(AutoAttack(version="rand"), model, x[:6], y[:6], LINF, noise(6)) for _ in range(2))
     assert facts(once) == facts(twice)
+
+
+def test_a_random_model_may_lose_a_vote_on_the_clean_image_itself() -> None:
+    """An attack that finds nothing returns the clean image, and a later vote on it may go wrong."""
+    inner, x, _ = case()
+    with torch.no_grad():
+        y = inner(x).argmax(1)
+    model = Wavering(0.1, inner).eval()
+    threat = ThreatModel("linf", Fraction(1, 100_000))
+
+    class Voted(Attacked):
+        votes = 3
+
+    evidence = gather(Voted(attack=DeepFool(steps=1, targets=1)), model, x, y, threat, noise())
+    lines = per_image_results(evidence)
+    assert any(line.size == 0 for line in lines if line.broken_by not in ("", "clean"))
+    threats = dict.fromkeys(["", "clean", "deep_fool"], threat)
+    assert list(check_lines(lines, threats, is_random=True)) == []
+    (problem,) = check_lines(lines, threats, is_random=False)
+    assert "size 0 where" in problem
 
 
 def found(threat: ThreatModel, steps: int = 10, count: int = COUNT) -> tuple[nn.Module, Tensor, Tensor, Evidence]:
