@@ -144,6 +144,8 @@ def _sentence(evaluation: Evaluation) -> str:
         text += f" Certified lower bound{of}: {interval(evaluation.certified)} %."
     if evaluation.verdict == "SUSPECT":
         return f"{text} Do not trust this number, for the reasons below."
+    if evaluation.sample is not None:
+        return f"{text} Some attacks ran only on a sample of the images, so it is an upper bound."
     if evaluation.is_upper_bound:
         return f"{text} Only one kind of attack was tried, so it is an upper bound."
     return text

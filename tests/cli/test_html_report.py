@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shell import Robust
+from stored_results import evaluation, run_results
 
 from robustcli.reports.charts import pareto_front
-from robustcli.reports.html import _diagnostics
+from robustcli.reports.html import _diagnostics, write_page
+from robustcli.reports.summary import Source
 
 SPEC = ("demo/digits_pgd_at", "train.epochs=1", "train.eps_warmup=0", "data.train_size=100", "train.batch_size=50")
 ATTACK = "{pgd: {name: attack, attack: {name: pgd, steps: 2}, examples: 30, save_examples: true}}"
@@ -101,6 +103,22 @@ def test_a_sweep_gets_a_leaderboard_and_a_pareto_front(robust: Robust, tmp_path:
     shutil.copyfile(stored, "out.json")
     assert len(json.loads(robust("report", "out.json", "--json").require(0).out)) == 1
     robust("report", "evals", "nowhere").require(2, "nowhere: no such file or folder")
+
+
+def test_the_sentence_says_why_a_number_is_an_upper_bound(tmp_path: Path) -> None:
+    stage = {"entered": 3, "broken": 1, "forwards": 9, "gradients": 3, "seconds": 1.0}
+    by_gradient = {**stage, "name": "apgd-ce", "is_black_box": False}
+    square = {**stage, "name": "square", "is_black_box": True, "sampled": 2, "entered": 2, "broken": 0}
+    results = run_results(
+        {
+            "pgd": evaluation("110", stages=[by_gradient]),
+            "quick": evaluation("110", evaluator="quick", stages=[by_gradient, square], sample="110"),
+        }
+    )
+    write_page(tmp_path / "out.html", [Source(tmp_path / "results.json", results, "cpu")], [])
+    sentences = re.findall(r"<p>(\d of .*?)</p>", (tmp_path / "out.html").read_text(encoding="utf-8"))
+    assert ["Only one kind of attack" in sentence for sentence in sentences] == [True, False]
+    assert "ran only on a sample of the images" in sentences[1]
 
 
 def test_the_pareto_front_has_the_points_that_no_other_beats() -> None:
