@@ -89,11 +89,12 @@ def of_diagnostic(diagnostic: Diagnostic) -> Tensor:
 
 
 def of_optimizer(make: Callable[[list[dict[str, Any]], float], Optimizer]) -> Tensor:
-    """A weight after three steps."""
-    weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
-    optimizer = make([{"params": [weight], "weight_decay": 0.0}], 0.01)
+    """A vector and three matrices, of which some optimizers treat the middle one differently, after three steps."""
+    weights = [nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))]
+    weights += [nn.Parameter(torch.tensor([[1.0, 2.0], [-1.0, 0.5 * k]])) for k in range(3)]
+    optimizer = make([{"params": weights, "weight_decay": 0.0}], 0.01)
     for _ in range(3):
         optimizer.zero_grad()
-        weight.pow(4).sum().backward()
+        torch.cat([weight.flatten() for weight in weights]).pow(4).sum().backward()
         optimizer.step()
-    return weight.detach()
+    return torch.cat([weight.detach().flatten() for weight in weights])
