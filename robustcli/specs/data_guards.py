@@ -24,16 +24,20 @@ def selection_has_images(train: TrainSettings, data: MemberSpec) -> Findings:
 
 @guard("refuse")
 def monitoring_ends(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
-    images, batches = defense.parameters.get("monitor_images"), batches_of_epoch(data, train)
-    if images is None or batches is None:
-        return
-    monitored = -(-images // train.batch_size)
-    if monitored >= batches:
-        text = (
-            f"{images} images are {monitored} batches, and an epoch has {batches}: what is decided then is never used"
-        )
-        hint = f"write at most {(batches - 1) * train.batch_size}" if batches > 1 else "use a smaller train.batch_size"
-        yield ("defense", "monitor_images"), f"{text}; {hint}"
+    batches = batches_of_epoch(data, train)
+    text = None if batches is None else unused_monitoring(defense, batches, train.batch_size)
+    if text is not None:
+        yield ("defense", "monitor_images"), text
+
+
+def unused_monitoring(defense: MemberSpec, batches: int, batch_size: int) -> str | None:
+    """Return why the attack of a defense could never be adapted, with this number of batches in an epoch, or None."""
+    images = defense.parameters.get("monitor_images")
+    if images is None or -(-images // batch_size) < batches:
+        return None
+    text = f"{images} images are {-(-images // batch_size)} batches, and an epoch has {batches}"
+    hint = f"write at most {(batches - 1) * batch_size}" if batches > 1 else "use a smaller train.batch_size"
+    return f"{text}: what is decided then is never used; {hint}"
 
 
 @guard("warn")

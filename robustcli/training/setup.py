@@ -21,6 +21,7 @@ from robustcli.registry.types import Precision
 from robustcli.runtime import ranks
 from robustcli.runtime.memory_format import to_channels_last
 from robustcli.runtime.precision import SkippedUpdates, emulation, tf32_in_use
+from robustcli.specs.data_guards import unused_monitoring
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.records import Record
@@ -114,6 +115,10 @@ def _require_suitable_images(spec: ExperimentSpec, defense: Defense, settings: T
             f"train.compile: programs are made for whole batches, and {data.sizes.train} training images are less "
             f"than one of {settings.batch_size}; write train.batch_size: {data.sizes.train} or compile: false"
         )
+    batches = data.steps_per_epoch(settings.batch_size, settings.drop_last)
+    unused = unused_monitoring(spec.defense, batches, settings.batch_size)
+    if unused is not None:
+        raise RobustCliError(f"defense.monitor_images: {unused}")
     require_room(spec.data.options.augment, data.shape.height, data.shape.width)
     _refuse_compiled_synchronization(settings)
     _refuse_empty_slices(data, settings, 2 if spec.defense.member.two_halves else 1)

@@ -1,19 +1,25 @@
 """FW-Adapt: the number of steps follows the distortion; cost and state."""
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_steps import COUNT, LINF, batch, counted, labelled
 from torch import nn
 
+from robustcli.cli.progress import Screen
 from robustcli.data.targets import Labels
 from robustcli.defenses.fw_at_adapt import AdaptedSteps, fw_at_adapt
 from robustcli.defenses.min_max import MinMax
+from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, linear_net
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import StreamNoise
+from robustcli.workflows.train import run_experiment
 
 PER_EPOCH = 5
 
@@ -42,6 +48,22 @@ def test_an_unreachable_threshold_adds_steps_up_to_the_most() -> None:
     assert [epoch[-1] for epoch in found] == [3, 5, 7, 9, 11, 13, 15, 15, 15]
     found = trace(conv_net(), fw_at_adapt(max_distortion=1.0, monitor_images=8, max_steps=6, increase=4), epochs=3)
     assert [epoch[-1] for epoch in found] == [5, 6, 6]
+
+
+def test_monitoring_that_fills_the_epoch_of_own_images_is_refused(tmp_path: Path) -> None:
+    """The number of images is known only when they are read; all of them would be attacked with two steps."""
+    arrays = {"x": np.zeros((20, 8, 8), np.uint8), "y": np.arange(20) % 2}
+    np.savez(tmp_path / "own.npz", **{f"{key}_{part}": arrays[key] for key in arrays for part in ("train", "test")})
+    text = (
+        "name: own\ndata: {name: npz, path: FILE}\narchitecture: {name: small_cnn, width: 4}\n"
+        "threat: {norm: linf, eps: 0.1}\ndefense: {name: fw_at_adapt, monitor_images: 16}\n"
+        "train: {epochs: 1, batch_size: 10, device: cpu}\n"
+    )
+    spec = ExperimentSpec.parse(text.replace("FILE", str(tmp_path / "own.npz")), "own")
+    with pytest.raises(
+        RobustCliError, match=r"monitor_images: 16 images are 2 batches, and an epoch has 2.* at most 10"
+    ):
+        run_experiment(spec, tmp_path / "runs", Screen(is_quiet=True))
 
 
 def test_a_threshold_of_0_leaves_one_step() -> None:
