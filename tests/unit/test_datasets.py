@@ -513,6 +513,16 @@ def test_names_that_only_look_different_in_unicode_are_one_class(tmp_path: Path)
     assert image_folder("test", root=str(tmp_path), size=8).classes == ["caf\u00e9", "tea"]
 
 
+def test_two_folders_of_one_part_that_only_look_different_are_refused(tmp_path: Path) -> None:
+    """The images of one of them would be left out."""
+    for part in ("train", "test"):
+        for name in ("caf\u00e9", "cafe\u0301"):
+            _image(tmp_path / part / name / "0.png")
+    for read in ("all", "test"):
+        with pytest.raises(RobustCliError, match=r"two folders named caf.*\\xe9'\); .*merge them"):
+            image_folder(read, root=str(tmp_path), size=8)  # type: ignore[arg-type]
+
+
 def test_rgb_of_16_bits_is_refused_as_grey_of_16_bits_is(tmp_path: Path) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -179,12 +179,17 @@ def _part(folder: Path, *names: str) -> Path:
 
 
 def _classes(folder: Path, *, may_be_empty: bool = False) -> dict[str, Path]:
-    """Folders of the classes by name, in order; names that differ only in their Unicode form are one class."""
-    found = {
-        unicodedata.normalize("NFC", path.name): path
-        for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    }
+    """Folders of the classes by name, in order; a name in another Unicode form, in another part, is the same class."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        known = found.setdefault(unicodedata.normalize("NFC", path.name), path)
+        if known != path:
+            raise RobustCliError(
+                f"data.root: {folder} has two folders named {path.name}, as different Unicode characters "
+                f"({known.name!a} and {path.name!a}); expected one folder for each class: merge them"
+            )
     if not found and not may_be_empty:
         raise RobustCliError(f"data.root: {folder} has no subfolders; expected one for each class")
     return {name: found[name] for name in sorted(found)}
