@@ -36,6 +36,8 @@ def train(
 ) -> None:
     """Train and evaluate the model that a spec describes.
 
+    The results are printed, also those of a run that was finished earlier, which is not repeated.
+
     Several values make a grid: `robust train SPEC seed=0,1,2 defense.beta=1,3` trains six runs, one after the other,
     and prints one table; the same command again resumes it.
     """
@@ -143,8 +145,13 @@ def _read(name: str, overrides: list[str] | None) -> "ExperimentSpec":
 def _run(spec: "ExperimentSpec", runs: Path, quiet: bool, *, resume: bool) -> "RunResults":
     from robustcli.cli.progress import Screen
     from robustcli.store.results import read_run_results
+    from robustcli.store.runs import folder_of
     from robustcli.workflows.train import run_experiment
 
+    if folder_of(runs, spec).is_finished and not (quiet or is_silent()):
+        typer.echo(
+            "note: this run was finished earlier; nothing is trained, and its stored results are printed", err=True
+        )
     with Screen(is_quiet=quiet or is_silent()) as screen:
         folder = run_experiment(spec, runs, screen, resume=resume)
     if is_silent():

@@ -159,6 +159,9 @@ def test_a_finished_run_is_shown_again_and_not_touched(robust: Robust, trained: 
     for words in ((), ("--resume",), ("train.device=auto",)):
         said = robust("train", tmp_path / "tiny.yaml", "--runs", root, *words).require(0, "finished", "SUSPECT")
         assert "epoch" not in said.err
+        assert "this run was finished earlier" in said.err
+    quiet = robust("train", tmp_path / "tiny.yaml", "--runs", root, "--quiet")
+    assert (quiet.require(0).out, quiet.err) == (said.out, "")
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.path.rglob("*.*") if path.is_file()}
     assert after == before
 
