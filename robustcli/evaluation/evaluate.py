@@ -15,7 +15,7 @@ from robustcli.errors import EvaluationError
 from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
-from robustcli.evaluation.journal import Journal
+from robustcli.evaluation.journal import Journal, NullJournal
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
 from robustcli.evaluation.progress import Report, StageProgress, silent
@@ -94,7 +94,11 @@ def evaluate(
             preflight(model, x, y, threat, allows_randomness=votes > 1, batch_size=evaluator.batch_size)
             for parameter in model.parameters():
                 parameter.requires_grad_(False)
-            certificate = None if share else _certificate(evaluator, evaluated, x, y, threat, rng, report)
+            certificate = (
+                None
+                if share
+                else _certificate(evaluator, evaluated, x, y, threat, rng, journal or NullJournal(), report)
+            )
             evidence = gather(
                 evaluator,
                 model,
@@ -165,19 +169,25 @@ def _certificate(
     y: Tensor,
     threat: ThreatModel,
     rng: IndexedNoise,
+    journal: Journal,
     report: Report,
 ) -> Certificate | None:
-    """The certificates of all images, in parts, or None without a certifier."""
+    """The certificates of all images, in parts that the journal keeps, or None without a certifier."""
     if evaluator.certifier is None:
         return None
     found: list[Certificate] = []
     for part in chunks(len(x), evaluator.batch_size):
         report(StageProgress("certificates", 0, 0, len(x), part.start, 0, 0))
         rows = torch.arange(part.start, part.stop, device=x.device)
-        found.append(evaluator.certifier.certify(model, x[rows], y[rows], threat, rng.rows(rows)))
+        own = rng.rows(rows)
+        one = journal.certificate(own.index)
+        if one is None:
+            one = evaluator.certifier.certify(model, x[rows], y[rows], threat, own)
+            journal.keep_certificate(own.index, one)
+        found.append(one)
     counts = [one.abstained for one in found if one.abstained is not None]
     return Certificate(
-        torch.cat([one.is_certified for one in found]).cpu(), sum(counts) if counts else None, found[0].chance
+        torch.cat([one.is_certified.cpu() for one in found]), sum(counts) if counts else None, found[0].chance
     )
 
 

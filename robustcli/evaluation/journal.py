@@ -1,4 +1,4 @@
-"""The journal of an evaluation: the outcome of every call of an attack, kept until the evaluation is done.
+"""The journal of an evaluation: the outcome of every call of an attack or a certifier, kept until all is done.
 
 A folder contains one small file per call, which is written under a temporary name and then renamed. A killed process
 loses only the call in progress, and several processes may write to one journal.
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.evaluation.run_attack import AttackOutcome
+from robustcli.evaluators import Certificate
 from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import own_mark, read_json, replacing, write_json
 
@@ -40,6 +41,14 @@ class Journal(Protocol):
         """Write an outcome to disk, and return it with points mapped from there."""
         ...
 
+    def certificate(self, numbers: Tensor) -> Certificate | None:
+        """Certificate of exactly these images, if it was kept."""
+        ...
+
+    def keep_certificate(self, numbers: Tensor, certificate: Certificate) -> None:
+        """Write the certificate of some images to disk."""
+        ...
+
 
 class NullJournal:
     """A journal that keeps nothing."""
@@ -49,6 +58,12 @@ class NullJournal:
 
     def keep(self, outcome: AttackOutcome) -> AttackOutcome:
         return outcome
+
+    def certificate(self, numbers: Tensor) -> Certificate | None:
+        return None
+
+    def keep_certificate(self, numbers: Tensor, certificate: Certificate) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -97,9 +112,7 @@ class FolderJournal:
                         continue
                     outcome = _read(stored, path.with_suffix(_POINTS))
             except UNREADABLE as error:
-                raise RobustCliError(
-                    f"{path}: cannot be read ({in_one_line(error)}); remove this file to repeat its images"
-                ) from error
+                raise _unreadable(path, error) from error
             yield outcome
 
     def keep(self, outcome: AttackOutcome) -> AttackOutcome:
@@ -125,6 +138,38 @@ class FolderJournal:
             )
         return outcome if points is None else replace(outcome, points=_mapped(path.with_suffix(_POINTS), points.shape))
 
+    def certificate(self, numbers: Tensor) -> Certificate | None:
+        path = self._certificate_file(numbers)
+        if not path.exists():
+            return None
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                # With another batch size, other images begin with the same one.
+                if stored["numbers"].tolist() != numbers.tolist():
+                    return None
+                abstained = int(stored["abstained"])
+                return Certificate(
+                    torch.from_numpy(stored["is_certified"]),
+                    abstained=None if abstained < 0 else abstained,
+                    chance=float(stored["chance"]),
+                )
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
+
+    def keep_certificate(self, numbers: Tensor, certificate: Certificate) -> None:
+        with replacing(self._certificate_file(numbers), own_mark()) as file:
+            np.savez(
+                file,
+                numbers=numbers.cpu().numpy(),
+                is_certified=certificate.is_certified.cpu().numpy(),
+                abstained=np.array(-1 if certificate.abstained is None else certificate.abstained),
+                chance=np.array(certificate.chance),
+            )
+
+    def _certificate_file(self, numbers: Tensor) -> Path:
+        # With a dot, which names of stages do not have.
+        return self.path / f"certificates.{int(numbers[0]):0{_DIGITS}d}.npz"
+
     def remove(self) -> None:
         """Delete the journal after the evaluation was stored."""
         try:
@@ -133,6 +178,10 @@ class FolderJournal:
             # On NFS a memory-mapped file keeps another name, and its folder, until this process ends.
             if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
                 raise
+
+
+def _unreadable(path: Path, error: Exception) -> RobustCliError:
+    return RobustCliError(f"{path}: cannot be read ({in_one_line(error)}); remove this file to repeat its images")
 
 
 def _read(stored: Mapping[str, Any], points: Path) -> AttackOutcome:

@@ -1,12 +1,14 @@
 """Certified lower bounds: sound against samples and attacks, exact where there is a closed form, refused elsewhere."""
 
 import json
+from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from judging import noise
+from judging import noise, predictions
 from scipy.special import ndtri
 from torch import Tensor, nn
 
@@ -16,7 +18,8 @@ from robustcli.diagnostics.interval_bounds import IntervalBounds
 from robustcli.diagnostics.randomized_smoothing import RandomizedSmoothing
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evaluate import Result, evaluate
-from robustcli.evaluators import Certificate, Certifier, Evaluator
+from robustcli.evaluation.journal import FolderJournal
+from robustcli.evaluators import AttackContext, Certificate, Certifier, Evaluator, Stage
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.interval_bounds import IntervalBounds as IntervalBoundsEvaluator
 from robustcli.evaluators.intervals import Interval, certified
@@ -192,6 +195,56 @@ def test_certified_images_that_an_attack_breaks_are_suspect() -> None:
     (text,) = broken_certificates({"bounds": result, "pgd": honest})
     assert text == f"bounds: SUSPECT: certifies {40 - honest.correct} images that pgd breaks; one of the two is wrong"
     assert not list(broken_certificates({"bounds": judged(IntervalBoundsEvaluator(), conv_net().eval(), threat)}))
+
+
+def test_certificates_of_an_interrupted_evaluation_are_not_computed_again(tmp_path: Path) -> None:
+    """They may take hours. With another batch size they are other parts, and computed again."""
+    certified_rows: list[int] = []
+
+    class Dying(Certifier):
+        left = 3
+
+        def certify(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Any) -> Certificate:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            certified_rows.extend(rng.index.tolist())
+            return Certificate(rng.index % 3 == 0, abstained=1, chance=0.25)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Counted(Evaluator):
+        batch_size: int = 6
+        prover: Certifier = field(default_factory=Dying)
+
+        @property
+        def certifier(self) -> Certifier:
+            return self.prover
+
+        def stages(self, context: AttackContext) -> list[Stage]:
+            return []
+
+    model, x = conv_net().eval(), images(20)
+    y = predictions(model, x)
+
+    def found(evaluator: Evaluator) -> Result:
+        journal = FolderJournal.open(tmp_path / "journal", {})
+        return evaluate("counted", {}, evaluator, model, x, y, ThreatModel("linf", "0.02"), 0, journal=journal)
+
+    with pytest.raises(KeyboardInterrupt):
+        found(Counted())
+    assert certified_rows == [*range(18)]
+    certificate = found(Counted()).certified
+    assert certified_rows == [*range(20)]
+    assert certificate is not None
+    assert certificate.images == "".join("1" if number % 3 == 0 else "0" for number in range(20))
+    assert (certificate.abstained, certificate.chance) == (4, 0.25)
+    again = Dying()
+    again.left = 20
+    assert found(Counted(batch_size=5, prover=again)).certified.images == certificate.images  # type: ignore[union-attr]
+    assert certified_rows[20:] == [*range(20)]
+    (tmp_path / "journal" / "certificates.00000000.npz").write_bytes(b"PK")
+    with pytest.raises(RobustCliError, match=r"certificates\.00000000\.npz: cannot be read .* remove this file"):
+        found(Counted())
 
 
 @pytest.mark.slow
