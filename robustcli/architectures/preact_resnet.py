@@ -17,7 +17,7 @@ from robustcli.architectures.weight_names import Settings, Tensors, residual_dep
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer, StemStride, Upsample
 
 # Blocks of each stage, by number of layers with weights.
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 def suggested(tensors: Tensors) -> Settings | None:
@@ -44,6 +44,9 @@ def _usual(tensors: Tensors) -> Settings | None:
 
 
 @ARCHITECTURES.register(
+    "preact_resnet10", fixed={"depth": 10}, title="PreActResNet-{depth}", suggested_by="suggested", smoke={"width": 4}
+)
+@ARCHITECTURES.register(
     "preact_resnet18", fixed={"depth": 18}, title="PreActResNet-{depth}", suggested_by="suggested", smoke={"width": 4}
 )
 @ARCHITECTURES.register(
@@ -66,8 +69,8 @@ def preact_resnet(
 ) -> nn.Module:
     """Pre-activation ResNet-{depth} for small images.
 
-    Depth 18 is the usual network of small robustness studies. The published "dm" networks use silu, so write
-    activation: silu for them.
+    Depth 18 is the usual network of small robustness studies; depth 10 learns more in a short training on a CPU. The
+    published "dm" networks use silu, so write activation: silu for them.
 
     Args:
         depth: layers with weights.

@@ -14,7 +14,13 @@ Tensors = Mapping[str, Tensor]
 Settings = dict[str, object]
 
 # Depths of residual networks by the blocks of their stages; with bottleneck blocks, 34 is 50.
-_DEPTHS: Mapping[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+_DEPTHS: Mapping[tuple[int, ...], int] = {
+    (1, 1, 1, 1): 10,
+    (2, 2, 2, 2): 18,
+    (3, 4, 6, 3): 34,
+    (3, 4, 23, 3): 101,
+    (3, 8, 36, 3): 152,
+}
 _USUAL_WIDTH = 64
 # Channels of the stem of wide residual networks.
 _STEM = 16
@@ -41,7 +47,8 @@ def usual_residual_depth(tensors: Tensors) -> int | None:
     if not {"layer1.0.conv1.weight", "conv1.weight"} <= set(tensors):
         return None
     depth = residual_depth(tensors, r"layer%d\.(\d+)\.conv1\.weight", (1, 2, 3, 4))
-    return 50 if depth == 34 and "layer1.0.conv3.weight" in tensors else depth
+    has_bottlenecks = "layer1.0.conv3.weight" in tensors
+    return {34: 50, 101: 101, 152: 152}.get(depth or 0) if has_bottlenecks else depth
 
 
 def three_stages(tensors: Tensors, last: str, expansion: int) -> Settings:

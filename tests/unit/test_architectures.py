@@ -46,6 +46,8 @@ COUNTS = [
     ("resnet50", {}, 100, 23_705_252),
     ("resnet101", {}, 10, 42_512_970),
     ("resnet101", {}, 100, 42_697_380),
+    # Depth 18 without the second block of each stage: 18 w^2 + 4 w for each width w.
+    ("preact_resnet10", {}, 10, 11_172_170 - sum(18 * w * w + 4 * w for w in (64, 128, 256, 512))),
     ("preact_resnet18", {"form": "a"}, 10, 11_171_146),
     ("preact_resnet18", {}, 10, 11_172_170),
     ("preact_resnet18", {}, 100, 11_218_340),
