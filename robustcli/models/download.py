@@ -31,11 +31,17 @@ class Downloaded:
 
 
 def folder() -> Path:
-    """Return the cache: the folder in ROBUST_CACHE, or robustcli in the user's cache."""
-    chosen = os.environ.get("ROBUST_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "robustcli"
+    """Return the cache: the folder in ROBUST_CACHE, or robustcli in the user's cache.
+
+    Raises:
+        RobustCliError: the user has no home folder, as in some containers, and no folder is named.
+    """
+    chosen = os.environ.get("ROBUST_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/robustcli"
+    # Not by Path.expanduser, which fails without a home folder.
+    path = os.path.expanduser(chosen)
+    if path.startswith("~"):
+        raise RobustCliError(f"{path}: there is no home folder; set HOME, or ROBUST_CACHE to the folder of the cache")
+    return Path(path)
 
 
 def download(url: str, path: Path, name: str) -> Downloaded:

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from robustcli.data.datasets.corruptions import BENCHMARK
+from robustcli.data.datasets.folder_layout import has_train_part
 from robustcli.data.loading import load_data, load_test_data
 from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError
+from robustcli.models import download
 from robustcli.models.find import named_data
 from robustcli.store.provenance import Sizes
 
@@ -140,3 +142,26 @@ def test_a_missing_kind_or_class_of_imagenet_c_is_named(imagenet: Path) -> None:
     (imagenet / "fog" / "2" / "n03").mkdir()
     with pytest.raises(RobustCliError, match="other classes than fog/1: only in fog/2: n03"):
         load_test_data(named_data({**chosen, "severities": [1, 2]}), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["cifar10_c", "image_folder", "imagenet_c"])
+def test_a_user_without_a_home_folder_gets_an_ordinary_message(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers that run with the number of an unknown user."""
+
+    def unknown(_number: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(RobustCliError, match=r"data\.root: .*~/images"):
+        load_test_data(
+            named_data({"name": name, "root": "~/images", **({} if name == "cifar10_c" else {"size": 8})}),
+            torch.device("cpu"),
+        )
+    monkeypatch.delenv("ROBUST_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(
+        RobustCliError, match=r"~/\.cache/robustcli: there is no home folder; set HOME, or ROBUST_CACHE"
+    ):
+        download.folder()
+    assert not has_train_part("~/images")

@@ -17,6 +17,7 @@ from robustcli.data.datasets.corruptions import check_corruptions
 from robustcli.data.datasets.fixed_order import fixed_order
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Count
+from robustcli.store.files import absolute
 
 _SIDE = 32
 _SEVERITIES = 5
@@ -77,7 +78,7 @@ class _CorruptedSplit:
 
 def _read(name: str, classes: int, root: str, kinds: Sequence[str], severities: Sequence[int]) -> Source:
     kinds, severities = check_corruptions(kinds, severities)
-    folder = Path(root).expanduser().resolve()
+    folder = absolute(root)
     folder = folder / name if (folder / name).is_dir() else folder
     missing = [file for file in (*(f"{kind}.npy" for kind in kinds), "labels.npy") if not (folder / file).is_file()]
     if missing:

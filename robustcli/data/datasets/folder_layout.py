@@ -131,7 +131,7 @@ def several_parts(root: str, names: Sequence[str], size: int) -> tuple[EncodedSp
 
 def has_train_part(root: str) -> bool:
     """Return True if a folder has a train part."""
-    return (Path(root).expanduser() / "train").is_dir()
+    return (absolute(root) / "train").is_dir()
 
 
 def _is_tiny_imagenet(folder: Path) -> bool:
