@@ -95,11 +95,10 @@ def parameter_groups(network: nn.Module, weight_decay: float, exclude: str) -> l
         exclude: "none"; "bn": weights and biases of normalisation layers; "bn_and_bias": also all biases;
             "vectors": also everything else along a single axis, and learned positions.
     """
-    norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
     spared = set()
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            is_norm = isinstance(module, norms)
+            is_norm = _is_norm(module)
             is_bias = exclude == "bn_and_bias" and name == "bias"
             if exclude != "none" and (is_norm or is_bias or (exclude == "vectors" and _is_vector(name, parameter))):
                 spared.add(parameter)
@@ -108,6 +107,12 @@ def parameter_groups(network: nn.Module, weight_decay: float, exclude: str) -> l
         {"params": [p for p in network.parameters() if p in spared], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a normalisation layer, of torch or by its name, such as RmsNorm of timm."""
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    return isinstance(module, norms) or type(module).__name__.rstrip("123d").lower().endswith("norm")
 
 
 def _is_vector(name: str, parameter: nn.Parameter) -> bool:

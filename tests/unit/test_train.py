@@ -428,6 +428,14 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(seed: int) -> Non
 # Parameter groups.
 
 
+class ResponseNorm(nn.Module):
+    """Like those of other packages, which derive from nn.Module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+
 class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -435,6 +443,9 @@ class Mixed(nn.Module):
         self.bn = nn.BatchNorm2d(4)
         self.group = nn.GroupNorm(2, 4)
         self.layer = nn.LayerNorm(4)
+        self.instance = nn.InstanceNorm2d(4, affine=True)
+        self.root = nn.RMSNorm(4)
+        self.other = ResponseNorm()
         self.linear = nn.Linear(4, 2)
         self.scale = nn.Parameter(torch.ones(1))
         self.cls_token = nn.Parameter(torch.ones(1, 1, 4))
@@ -443,7 +454,8 @@ class Mixed(nn.Module):
 
 
 VECTORS = {"conv.bias", "linear.bias", "scale", "cls_token", "temperature", "pos_embed"}
-NORMS = {f"{layer}.{kind}" for layer in ("bn", "group", "layer") for kind in ("weight", "bias")}
+NORMS = {f"{layer}.{kind}" for layer in ("bn", "group", "layer", "instance") for kind in ("weight", "bias")}
+NORMS |= {"root.weight", "other.scale"}
 
 
 @pytest.mark.parametrize(
