@@ -1,7 +1,9 @@
 """Attacks: search the threat set around x for the worst point x_adv. One attack per file."""
 
 from abc import abstractmethod
-from typing import Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -33,6 +35,7 @@ class Attack(Protocol):
         keep: point that is returned; "fooled" is the first one that is misclassified.
         length: name of the setting that says how long it searches, where it has one.
         repeats: names of settings that repeat the search, from other starts or for other classes.
+        alike: settings with which a short search costs as much per step as a long one, where the steps differ.
     """
 
     steps: int = 0
@@ -46,6 +49,7 @@ class Attack(Protocol):
     keep: str = "last"
     length: str = "steps"
     repeats: tuple[str, ...] = ("restarts", "targets")
+    alike: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:

@@ -1,6 +1,7 @@
 """Square attack: random search that uses only logits, for every norm."""
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -60,6 +61,8 @@ class Square(Attack):
 
     is_black_box = True
     length = "queries"
+    # Windows of all sizes in a short search, too.
+    alike = MappingProxyType({"schedule": "rescaled"})
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels, worst = labels_of(y), Points.none(x)

@@ -1,5 +1,6 @@
 """The command `robust plan`. torch is imported inside it."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +55,7 @@ def plan_run(
     from robustcli.workflows.sweep_spec import Sweep, is_sweep
 
     share = None if robust is None else _share(robust)
+    begun = time.perf_counter()
     path = experiments.find(name)
     if is_sweep(path) or read_grid(overrides or ()).is_grid:
         for option, is_given in (("--compile", is_compiled), ("--device-rates", rates is not None)):
@@ -68,7 +70,8 @@ def plan_run(
     from robustcli.workflows.plan.rates import DeviceRates, Estimate, estimate
     from robustcli.workflows.plan.result import Plan
 
-    request = Request(spec=spec, updates=updates, robust=share, compile=is_compiled)
+    startup = time.perf_counter() - begun
+    request = Request(spec=spec, updates=updates, robust=share, compile=is_compiled, startup=startup)
     found: Plan | Estimate
     with Console(stderr=True).status(f"measuring {spec.name}"):
         found = plan(request) if rates is None else estimate(request, DeviceRates.read(rates))

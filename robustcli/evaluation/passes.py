@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 @dataclass
 class Passes:
-    """Numbers of examples in forward passes and in gradients."""
+    """Numbers of examples in forward passes and in gradients, and of the calls in which they pass."""
 
     forwards: int = 0
     gradients: int = 0
+    forward_calls: int = 0
+    gradient_calls: int = 0
 
 
 @contextmanager
@@ -24,9 +26,11 @@ def count_passes(*models: nn.Module) -> Iterator[Passes]:
     def count(_module: nn.Module, _inputs: Any, logits: Tensor) -> None:
         examples = len(logits)
         passes.forwards += examples
+        passes.forward_calls += 1
 
         def count_gradient(_gradient: Tensor) -> None:
             passes.gradients += examples
+            passes.gradient_calls += 1
 
         if logits.requires_grad:
             logits.register_hook(count_gradient)  # type: ignore[no-untyped-call]

@@ -1,14 +1,16 @@
-"""Count the passes of evaluations: every attack runs a few steps on some images, and its passes are extrapolated.
+"""Measure the work of evaluations: every attack runs a few steps on some images, and its work is extrapolated.
 
-Passes do not depend on the network, so they are counted on a tiny one. They depend on the robust accuracy, which is
-unknown before training and assumed: an attack with early exit spends few passes on images that it breaks, and all of
-its passes on those that survive.
+Neither the passes of an attack nor what it computes in between depend on the network, so both are measured on a tiny
+one if passes of the network take long. The work depends on the robust accuracy, which is unknown before training and
+assumed: an attack with early exit spends few passes on images that it breaks, and all of its passes on those that
+survive.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,113 +18,148 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.crafting import crafting
-from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.settings import length_of, with_settings
 from robustcli.data.splits import Data
-from robustcli.evaluation.gather import gather
 from robustcli.evaluation.passes import count_passes
+from robustcli.evaluation.run_attack import run_attack
 from robustcli.evaluators import AttackContext, Evaluator, Stage
-from robustcli.evaluators.attack import Attacked
+from robustcli.runtime.precision import full_precision
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.plan.result import Bounds
+from robustcli.workflows.plan.work import NO_TIMES, PassTimes, Work
 
 # A share of the radius so small that no image breaks, so the attack spends all of its passes on every image.
 _HARMLESS = 1e-4
-# Steps of the two short attacks that count passes, and images that they run on.
-_FEW, _MORE = 5, 10
+# Minimum number of steps of the short attacks that are measured, and their share of the whole attack; the second takes
+# twice as many.
+_FEW, _SHARE = 5, 1 / 20
+# Images on which passes are counted without being timed.
 _COUNTED = 2
+# Maximum number of values in the images of a batch whose attacks are timed, on a CPU and on a GPU. In larger batches
+# the time grows with the number of images.
+_VALUES = {"cpu": 2**16, "cuda": 2**22}
+# Maximum seconds of a pass of these images for attacks to be timed on the network itself.
+_SHORT = 0.003
 # Passes that an attack with early exit is assumed to spend on an image that it breaks.
 BROKEN_PASSES = 20
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """Passes of one attack of an evaluation.
+    """Work of one attack of an evaluation.
 
     Args:
         name: name of its stage.
-        forwards, gradients: passes for an image that survives.
+        of_survivor: work for an image that survives.
         exits_early: the attack stops for images that it breaks.
         sample: maximum number of survivors to attack; None: all.
     """
 
     name: str
-    forwards: float
-    gradients: float
+    of_survivor: Work
     exits_early: bool
     sample: int | None = None
 
     @property
-    def of_survivor(self) -> float:
-        """Passes of both kinds for an image that survives."""
-        return self.forwards + self.gradients
-
-    @property
-    def of_broken(self) -> float:
-        """Passes of both kinds for an image that breaks."""
-        return min(self.of_survivor, BROKEN_PASSES) if self.exits_early else self.of_survivor
+    def of_broken(self) -> Work:
+        """Work for an image that breaks."""
+        passes = self.of_survivor.passes
+        return self.of_survivor * (min(1.0, BROKEN_PASSES / passes) if self.exits_early and passes else 1.0)
 
 
 @dataclass(frozen=True)
 class EvaluationCost:
-    """Passes of one evaluation.
+    """Work of one evaluation.
 
     Args:
         images: number of images.
-        stages: passes of its attacks.
+        batch_size: images in a pass of clean images.
+        stages: work of its attacks.
         notes: assumptions to report.
     """
 
     images: int
+    batch_size: int
     stages: tuple[StageCost, ...]
     notes: tuple[str, ...] = ()
 
     def passes(self, robust: Bounds) -> Bounds:
         """Return the passes of both kinds of all images, for an assumed robust accuracy."""
-        return Bounds(self._passes(robust.low), self._passes(robust.high))
+        return Bounds(self._work(robust.low).passes, self._work(robust.high).passes)
 
-    def _passes(self, robust: float) -> float:
-        """Return the passes for one assumed robust accuracy.
+    def seconds(self, robust: Bounds, times: PassTimes) -> Bounds:
+        """Return the seconds for an assumed robust accuracy.
+
+        Args:
+            times: seconds of passes of the network.
+        """
+        return Bounds(times.seconds(self._work(robust.low)), times.seconds(self._work(robust.high)))
+
+    def _work(self, robust: float) -> Work:
+        """Return the work for one assumed robust accuracy.
 
         Half of the other images are assumed to be misclassified without an attack, and the rest to be broken by the
         first attack.
         """
         survivors, broken = robust * self.images, (1 - robust) / 2 * self.images
-        total = float(self.images)
+        total = Work(forwards=self.images, forward_calls=math.ceil(self.images / self.batch_size))
         for stage in self.stages:
             attacked = survivors if stage.sample is None else min(survivors, stage.sample)
-            total += attacked * stage.of_survivor + broken * stage.of_broken
+            total += stage.of_survivor * attacked + stage.of_broken * broken
             broken = 0.0
         return total
 
 
+def probe_for(network: nn.Module, times: PassTimes, data: Data, threat: ThreatModel) -> "Probe":
+    """Return a probe that times attacks on the evaluations of a network.
+
+    Attacks are timed on the network itself if its passes are short: what an attack does in between then takes longer
+    than on a tiny network, which leaves more in the caches of the processor.
+
+    Args:
+        network: network in eval mode, whose weights need no gradient.
+        times: seconds of its passes.
+    """
+    shape, device = data.shape, next(network.parameters()).device
+    most = _VALUES[device.type] // (shape.channels * shape.height * shape.width)
+    images = min(max(_COUNTED, most), data.sizes.test)
+    if times.per_image(images) * images < _SHORT:
+        x, _ = data.evaluation("test", images)
+        return Probe(network, x, threat, times)
+    tiny = Probe.tiny(data, threat, images)
+    return Probe(tiny.network, tiny.x, threat, PassTimes.measured(tiny.network, tiny.x))
+
+
 class Probe:
-    """Count the passes of attacks on a network, with its predictions as labels.
+    """Measure the work of attacks on a network, with its predictions as labels.
 
     Args:
         network: network in eval mode.
-        x: images (n, c, h, w).
+        x: images (n, c, h, w); the largest batch to attack.
         threat: threat model of the spec.
+        times: seconds of passes of the network, if attacks are timed.
     """
 
-    def __init__(self, network: nn.Module, x: Tensor, threat: ThreatModel) -> None:
-        self.network, self.x, self.threat = network, x[:_COUNTED], threat
+    def __init__(self, network: nn.Module, x: Tensor, threat: ThreatModel, times: PassTimes = NO_TIMES) -> None:
+        self.network, self.x, self.threat, self.times = network, x, threat, times
         with torch.no_grad():
             logits = network(self.x)
         self.y, self.classes = logits.argmax(1), logits.shape[1]
 
     @classmethod
-    def tiny(cls, data: Data, threat: ThreatModel) -> "Probe":
+    def tiny(cls, data: Data, threat: ThreatModel, images: int = _COUNTED) -> "Probe":
         """Return a probe with a linear network for some test images."""
+        shape = data.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            layer = nn.Linear(16 * data.shape.channels, data.shape.classes)
+            layer = nn.Linear(16 * shape.channels, shape.classes)
         network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), layer).eval().requires_grad_(False)
-        return cls(network, data.evaluation("test", _COUNTED)[0].cpu(), threat)
+        x, _ = data.evaluation("test", images)
+        return cls(network.to(x.device), x, threat)
 
-    def count(self, evaluator: Evaluator, images: int, robust: float) -> EvaluationCost:
-        """Count the passes of an evaluation.
+    def cost(self, evaluator: Evaluator, images: int, robust: float) -> EvaluationCost:
+        """Measure the work of an evaluation.
 
         Args:
             images: number of images of the evaluation.
@@ -132,86 +169,86 @@ class Probe:
         context = AttackContext(threat, (self.x.shape[1], self.x.shape[2], self.x.shape[3]), self.classes)
         stages, notes = _measurable(evaluator.stages(context))
         costs = []
-        with warnings.catch_warnings():
-            # Warnings about accuracies do not matter here.
-            for category in (UserWarning, RuntimeWarning):
-                warnings.simplefilter("ignore", category)
-            for stage in stages:
-                own = stage.threat or threat
-                if not own.radius:
-                    continue
-                forwards, gradients = self._passes(stage, own)
-                exits_early = self._exits_early(_shortened(stage.attack, _FEW), own)
-                survivors = max(1, round(robust * images))
-                some = [chosen.of(survivors) for chosen in (stage.subset, stage.nearest) if chosen is not None]
-                sample = min(survivors, sum(some)) if some else stage.sample
-                costs.append(StageCost(stage.name, forwards, gradients, exits_early, sample))
-        return EvaluationCost(images, tuple(costs), notes)
+        for stage in stages:
+            own = stage.threat or threat
+            if not own.radius:
+                continue
+            exits_early = self._exits_early(with_settings(stage.attack, **{stage.attack.length: _FEW}), own)
+            survivors = max(1, round(robust * images))
+            some = [chosen.of(survivors) for chosen in (stage.subset, stage.nearest) if chosen is not None]
+            sample = min(survivors, sum(some)) if some else stage.sample
+            attacked = survivors if sample is None else min(survivors, sample)
+            costs.append(StageCost(stage.name, self._work(stage, own, attacked), exits_early, sample))
+        return EvaluationCost(images, evaluator.batch_size, tuple(costs), notes)
 
-    def _passes(self, stage: Stage, threat: ThreatModel) -> tuple[float, float]:
-        """Return the passes of the whole attack on one image, extrapolated linearly in its steps."""
+    def _work(self, stage: Stage, threat: ThreatModel, attacked: int) -> Work:
+        """Return the work for one of the attacked images, in batches of the size that they will have."""
+        batch = stage.batch_size or attacked
+        size = math.ceil(attacked / math.ceil(attacked / batch))
+        count = min(size, len(self.x))
+        # As many points of each image in one pass as in the real batch.
+        stage = replace(stage, batch_size=max(count, round(batch * count / size)))
         whole = length_of(stage.attack)
         if whole is None:
-            return self._gathered(stage, stage.attack, threat)
-        (forwards, of_a_step), (gradients, gradients_of_a_step) = self.lines(stage, threat)
-        return forwards + whole * of_a_step, gradients + whole * gradients_of_a_step
+            return self._measured(stage, threat, count)
+        few = max(_FEW, round(_SHARE * whole))
+        short, longer = (
+            self._measured(_shortened(stage, steps, **stage.attack.alike), threat, count) for steps in (few, 2 * few)
+        )
+        of_a_step = (longer + short * -1) * (1 / few)
+        return short + of_a_step * (whole - few)
 
     def lines(self, stage: Stage, threat: ThreatModel) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return the forward passes for an image that survives, without steps and for each step; and the gradients."""
-        few, more = (self._gathered(stage, _shortened(stage.attack, steps), threat) for steps in (_FEW, _MORE))
-        slopes = [(after - before) / (_MORE - _FEW) for before, after in zip(few, more, strict=True)]
-        return (few[0] - _FEW * slopes[0], slopes[0]), (few[1] - _FEW * slopes[1], slopes[1])
+        few, more = (self._measured(_shortened(stage, steps), threat, len(self.x)) for steps in (_FEW, 2 * _FEW))
+        of_a_step = (more + few * -1) * (1 / _FEW)
+        without = few + of_a_step * -_FEW
+        return (without.forwards, of_a_step.forwards), (without.gradients, of_a_step.gradients)
 
-    def _gathered(self, stage: Stage, attack: Attack, threat: ThreatModel) -> tuple[float, float]:
-        """Return the forward passes and gradients of an attack on an image that it cannot break or stop early at."""
+    def _measured(self, stage: Stage, threat: ThreatModel, count: int) -> Work:
+        """Return the work of an attack for one of some images that it can neither break nor stop early at."""
         # Corruptions, which search nothing, do not keep to a smaller radius.
-        own = threat.scaled(_HARMLESS) if attack.is_search else threat
-        probed = replace(stage, attack=attack, sample=None, subset=None, nearest=None, threat=own, surrogate=None)
-        with no_early_exit():
-            (record,) = gather(_Only(probed, _COUNTED), self.network, self.x, self.y, self.threat, self._rng()).stages
-        entered = max(record.entered, 1)
-        return record.forwards / entered, record.gradients / entered
+        own = threat.scaled(_HARMLESS) if stage.attack.is_search else threat
+        x, y = self.x[:count], self.y[:count]
+        seconds = []
+        # The first run allocates memory.
+        for _ in range(2):
+            with (
+                no_early_exit(),
+                full_precision(x.device.type),
+                crafting(self.network, "eval"),
+                count_passes(self.network) as passes,
+            ):
+                outcome = run_attack(
+                    replace(stage, surrogate=None),
+                    self.network,
+                    self.network,
+                    x,
+                    y,
+                    self._rng(count),
+                    stage.batch_size or count,
+                    threat=own,
+                    votes=1,
+                )
+            seconds.append(outcome.seconds)
+        work = Work(**vars(passes))
+        return replace(work, others=min(seconds) - self.times.seconds(work)) * (1 / count)
 
     def _exits_early(self, attack: Attack, threat: ThreatModel) -> bool:
         """Return True if the attack spends fewer passes on images that are misclassified from the start."""
         single = with_settings(attack, **dict.fromkeys(attack.repeats, 1))
         spent = []
-        for labels in (self.y, (self.y + 1) % self.classes):
-            with crafting(self.network, "eval"), count_passes(self.network) as passes:
-                single(self.network, self.x.clone(), labels, threat.scaled(_HARMLESS), self._rng())
+        x, y = self.x[:_COUNTED], self.y[:_COUNTED]
+        for labels in (y, (y + 1) % self.classes):
+            with warnings.catch_warnings(), crafting(self.network, "eval"), count_passes(self.network) as passes:
+                # Warnings about accuracies do not matter here.
+                warnings.simplefilter("ignore")
+                single(self.network, x.clone(), labels, threat.scaled(_HARMLESS), self._rng(len(x)))
             spent.append(passes.forwards + passes.gradients)
         return spent[1] < spent[0]
 
-    def _rng(self) -> IndexedNoise:
-        return IndexedNoise(0, torch.arange(len(self.x), device=self.x.device))
-
-
-def seconds_of_a_pass(network: nn.Module, x: Tensor) -> float:
-    """Return the seconds of a pass of one image in PGD, forwards or backwards, with what a step does besides.
-
-    Args:
-        network: network in eval mode.
-        x: images (n, c, h, w) of one batch.
-    """
-    with torch.no_grad():
-        y = network(x).argmax(1)
-    attacked = Attacked(attack=Pgd(steps=_MORE), batch_size=len(x))
-    threat = ThreatModel("linf", Fraction(1)).scaled(_HARMLESS)
-    rng = IndexedNoise(0, torch.arange(len(x), device=x.device))
-    # The first attack allocates memory and chooses kernels.
-    _, (stage,) = (gather(attacked, network, x, y, threat, rng).stages for _ in range(2))
-    return stage.seconds / (stage.forwards + stage.gradients)
-
-
-@dataclass(frozen=True)
-class _Only(Evaluator):
-    """Evaluator with a single stage."""
-
-    stage: Stage
-    batch_size: int
-
-    def stages(self, context: AttackContext) -> list[Stage]:
-        return [self.stage]
+    def _rng(self, count: int) -> IndexedNoise:
+        return IndexedNoise(0, torch.arange(count, device=self.x.device))
 
 
 def _measurable(stages: Sequence[Stage]) -> tuple[list[Stage], tuple[str, ...]]:
@@ -228,6 +265,6 @@ def _measurable(stages: Sequence[Stage]) -> tuple[list[Stage], tuple[str, ...]]:
     return found, tuple(dict.fromkeys(notes))
 
 
-def _shortened(attack: Attack, steps: int) -> Attack:
-    """Return the attack with another number of steps or queries, or unchanged if it has neither."""
-    return with_settings(attack, **{attack.length: steps})
+def _shortened(stage: Stage, steps: int, **settings: Any) -> Stage:
+    """Return the stage with another number of steps or queries, or unchanged if its attack has neither."""
+    return replace(stage, attack=with_settings(stage.attack, **{stage.attack.length: steps}, **settings))

@@ -9,13 +9,11 @@ from statistics import median
 import torch
 
 from robustcli.attacks.active_set import no_early_exit
-from robustcli.attacks.crafting import crafting
 from robustcli.attacks.pgd import Pgd
 from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.diagnostics.one_step import BESIDE_PGD
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.evaluate import settled
 from robustcli.evaluators.attack import Attacked
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.memory import DoesNotFitError, device_bytes, fitting, free_bytes, peak_bytes
@@ -25,17 +23,19 @@ from robustcli.measuring.timing import wall
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
+from robustcli.runtime.precision import full_precision
 from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.passes import Passes
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.check import Check
 from robustcli.training.choices import chosen_settings
-from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe, seconds_of_a_pass
+from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe, probe_for
 from robustcli.workflows.plan.images import images_of
 from robustcli.workflows.plan.result import Bounds, EvaluationPlan, Images, Memory, Plan, TrainingPlan
 from robustcli.workflows.plan.savings import measure_savings
 from robustcli.workflows.plan.updates import WARM_UP, Trial, trial_folder
+from robustcli.workflows.plan.work import PassTimes
 
 _GUESS = Bounds(0.3, 0.6)
 
@@ -51,6 +51,7 @@ class Request:
             to 0.6 without a claim.
         savings: measure bf16.
         compile: measure compilation too.
+        startup: seconds that the process took before, which a run takes as well.
     """
 
     spec: ExperimentSpec
@@ -58,6 +59,7 @@ class Request:
     robust: tuple[float, float] | None = None
     savings: bool = True
     compile: bool = False
+    startup: float = 0.0
 
     @property
     def accuracy(self) -> Bounds:
@@ -82,7 +84,7 @@ def plan(request: Request) -> Plan:
     device = choose_device(spec.train.device)
     before = wall(device)
     data, replaced = images_of(spec, device)
-    start = wall(device) - before
+    start = request.startup + wall(device) - before
     keep_freed_memory()
     profile = profile_of(spec.architecture, data.shape)
     found = partial(
@@ -100,11 +102,11 @@ def plan(request: Request) -> Plan:
     free = free_bytes(device)
     try:
         with trial_folder() as folder, fitting():
-            seconds, of_a_pass, updates = _measured(request, data, device, Path(folder))
+            seconds, times, updates, probe = _measured(request, data, device, Path(folder))
     except DoesNotFitError as error:
         return found(memory=_memory(device, free), notes=[_too_large(spec, device, error)])
     memory, savings = _memory(device, free), []
-    check, costs = evaluation_costs(request, data)
+    checks, costs = evaluation_costs(request, data, probe)
     notes = _notes(spec, list(costs.values()))
     try:
         with fitting():
@@ -120,16 +122,16 @@ def plan(request: Request) -> Plan:
         measured=len(seconds),
         update=update,
         seconds=update * updates,
-        check=check * of_a_pass,
+        check=sum((check.seconds(request.accuracy, times) for check in checks), Bounds(0.0, 0.0)),
     )
     evaluations = {}
     for key, cost in costs.items():
-        accuracy, passes = request.accuracy_in(key), cost.passes(request.accuracy_in(key))
+        accuracy = request.accuracy_in(key)
         evaluations[key] = EvaluationPlan(
             images=cost.images,
             survivors=accuracy if cost.stages else None,
-            passes=passes,
-            seconds=passes * of_a_pass,
+            passes=cost.passes(accuracy),
+            seconds=cost.seconds(accuracy, times),
         )
     once = Bounds(start + training.seconds, start + training.seconds) + training.check * training.epochs
     return found(
@@ -137,7 +139,7 @@ def plan(request: Request) -> Plan:
         notes=notes,
         start=start,
         training=training,
-        seconds_of_a_pass=of_a_pass,
+        seconds_of_a_pass=times.per_image(_batch(spec, data)),
         evaluations=evaluations,
         savings=savings,
         seconds=sum((evaluation.seconds for evaluation in evaluations.values()), once),
@@ -152,36 +154,51 @@ def passes_per_image(spec: ExperimentSpec, data: Data) -> Passes | None:
         return None
 
 
-def _measured(request: Request, data: Data, device: torch.device, folder: Path) -> tuple[list[float], float, int]:
-    """Return the seconds of some updates, those of a pass of one image in an evaluation, and the number of updates."""
+def _measured(
+    request: Request, data: Data, device: torch.device, folder: Path
+) -> tuple[list[float], PassTimes, int, Probe]:
+    """Return the seconds of some updates, those of passes in an evaluation, the number of updates, and a probe."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    trial = Trial(request.spec, data, device, folder)
+    spec = request.spec
+    trial = Trial(spec, data, device, folder)
     with no_early_exit():
         trial.run(WARM_UP)
         seconds = trial.run(request.updates)
-    network = trial.training.network
-    x, _ = data.evaluation("test", min(request.spec.train.batch_size, data.sizes.test))
-    with settled(network, device.type), crafting(network, "eval"):
-        return seconds, seconds_of_a_pass(network, x), trial.updates
+    network = trial.training.network.eval().requires_grad_(False)
+    x, _ = data.evaluation("test", _batch(spec, data))
+    with full_precision(device.type):
+        times = PassTimes.measured(network, x)
+    return (
+        seconds,
+        times,
+        trial.updates,
+        probe_for(network, times, data, ThreatModel(spec.threat.norm, spec.threat.eps)),
+    )
 
 
-def evaluation_costs(request: Request, data: Data) -> tuple[Bounds, dict[str, EvaluationCost]]:
-    """Return the passes of the check after an epoch, and those of each evaluation at the end."""
+def _batch(spec: ExperimentSpec, data: Data) -> int:
+    """Return the number of images whose passes are timed: no more than in an update, which is known to fit."""
+    return min(spec.train.batch_size, data.sizes.test)
+
+
+def evaluation_costs(
+    request: Request, data: Data, probe: Probe
+) -> tuple[list[EvaluationCost], dict[str, EvaluationCost]]:
+    """Return the work of the parts of the check after an epoch, and of each evaluation at the end."""
     spec = request.spec
-    probe = Probe.tiny(data, ThreatModel(spec.threat.norm, spec.threat.eps))
     check = Check(spec.train, instantiate(spec.defense), data, probe.threat)
     evaluators = [*check.evaluators.values()]
     if check.watches_one_step:
         # The check for catastrophic overfitting costs as much as PGD without early exit and with some more steps.
         evaluators.append(Attacked(attack=Pgd(steps=spec.train.check_steps + BESIDE_PGD)))
-    checks = [probe.count(evaluator, check.count, request.accuracy.middle) for evaluator in evaluators]
+    checks = [probe.cost(evaluator, check.count, request.accuracy.middle) for evaluator in evaluators]
     costs = {}
     for key, chosen in spec.evaluate.items():
         options: EvaluateOptions | None = chosen.options
         images = data.sizes.test if options is None or options.examples is None else options.examples
-        costs[key] = probe.count(instantiate(chosen), images, request.accuracy_in(key).middle)
-    return sum((cost.passes(request.accuracy) for cost in checks), Bounds(0.0, 0.0)), costs
+        costs[key] = probe.cost(instantiate(chosen), images, request.accuracy_in(key).middle)
+    return checks, costs
 
 
 def _memory(device: torch.device, free: int | None) -> Memory:
@@ -208,7 +225,6 @@ def _notes(spec: ExperimentSpec, costs: Sequence[EvaluationCost]) -> list[str]:
             "robust accuracies are assumed (--robust); of the other images half are assumed to be misclassified "
             f"without an attack, and half to take {BROKEN_PASSES} passes if the attack stops for them"
         )
-        notes.append("passes are timed in PGD; other attacks do more in between, which matters on small networks")
     if spec.train.compile is True:
         notes.append("the time of compilation, about a minute, is not included")
     return list(dict.fromkeys(notes))

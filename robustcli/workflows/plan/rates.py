@@ -12,6 +12,8 @@ from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.measuring.network_profile import profile_of
 from robustcli.registry.registry import instantiate
+from robustcli.threat.threat import ThreatModel
+from robustcli.workflows.plan.evaluations import Probe
 from robustcli.workflows.plan.images import images_of
 from robustcli.workflows.plan.plan import Request, evaluation_costs, passes_per_image
 from robustcli.workflows.plan.result import Bounds, Plan
@@ -47,7 +49,7 @@ class DeviceRates:
                 device=plan.machine.provenance.device,
                 spec=plan.name,
                 training=work * plan.training.batch_size / plan.training.update,
-                evaluation=plan.macs / plan.seconds_of_a_pass,
+                evaluation=plan.macs / _seconds_per_pass(plan),
             )
         except FileNotFoundError as error:
             raise RobustCliError(f"--device-rates: there is no file {path}") from error
@@ -56,6 +58,14 @@ class DeviceRates:
                 f"--device-rates: {path}: not a plan that was measured; on the other device, run robust plan SPEC "
                 f"--json > {path.name} with a spec that fits into its memory"
             ) from error
+
+
+def _seconds_per_pass(plan: Plan) -> float:
+    """Return the seconds of a pass of one image in evaluations, with what attacks do in between."""
+    attacked = [found for found in plan.evaluations.values() if found.survivors is not None]
+    if not attacked:
+        return plan.seconds_of_a_pass
+    return sum(found.seconds.middle for found in attacked) / sum(found.passes.middle for found in attacked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,8 @@ def estimate(request: Request, rates: DeviceRates) -> Estimate:
     updates *= spec.train.epochs * defense.replays
     training = updates * spec.train.batch_size * macs * passes.total / rates.training
     of_a_pass = macs / rates.evaluation
-    passes_of_check, costs = evaluation_costs(request, data)
+    checks, costs = evaluation_costs(request, data, Probe.tiny(data, ThreatModel(spec.threat.norm, spec.threat.eps)))
+    passes_of_check = sum((cost.passes(request.accuracy) for cost in checks), Bounds(0.0, 0.0))
     check = passes_of_check * (of_a_pass * spec.train.epochs)
     evaluations = {key: cost.passes(request.accuracy_in(key)) * of_a_pass for key, cost in costs.items()}
     notes = [] if replaced is None else [replaced]

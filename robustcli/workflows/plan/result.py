@@ -116,7 +116,7 @@ class Plan:
     Args:
         machine: header with code, machine and versions.
         passes_per_image: passes of an update; None if the network has no convolution.
-        start: reading the images.
+        start: importing the libraries and reading the images.
         training: None if an update does not fit into memory.
         seconds_of_a_pass: a pass of one image in an evaluation, forwards or backwards.
         seconds: the whole run.
