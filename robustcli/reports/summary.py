@@ -167,7 +167,9 @@ def markdown(lines: Iterable[Line]) -> str:
         claimed = "" if line.claimed is None else percent(line.claimed)
         seeds = ", ".join(map(str, line.seeds))
         cells = (line.experiment, line.threat, seeds, line.evaluation, str(line.images), line.text, claimed)
-        rows.append(f"| {' | '.join((*cells, line.device))} |")
+        # The name of a file may contain the mark between columns.
+        escaped = (cell.replace("|", r"\|") for cell in (*cells, line.device))
+        rows.append(f"| {' | '.join(escaped)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -8,6 +8,7 @@ import pytest
 from stored_results import evaluation, run_results, write_raw
 
 from robustcli.errors import RobustCliError
+from robustcli.reports.summary import Source, lines_of, markdown
 from robustcli.store.evaluations import Evaluation, parse_evaluation, read_evaluation
 from robustcli.store.files import read_json, write_json
 from robustcli.store.provenance import read_provenance
@@ -32,6 +33,13 @@ def test_results_of_earlier_versions_load_and_agree_with_themselves(path: Path) 
         assert found.verdict == stated.get("verdict")
         assert results.clean_accuracy(key) is not None
     assert read_provenance(path.parent / "provenance.json").sessions
+
+
+def test_a_name_with_a_bar_stays_in_its_column() -> None:
+    results = run_results({"pgd": evaluation("110")}, name="one|two.pt")
+    _, _, row = markdown(lines_of([Source(Path("results.json"), results, "cpu")])).splitlines()
+    assert row.startswith(r"| one\|two.pt | linf 8/255 | 0 | pgd-20-1 | 3 |")
+    assert row.replace(r"\|", "").count("|") == 9
 
 
 def test_there_are_results_of_earlier_versions() -> None:
