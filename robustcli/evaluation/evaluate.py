@@ -24,12 +24,16 @@ from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators import Certificate, Evaluator, chunks
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import full_precision
-from robustcli.statistics import most_by_chance
+from robustcli.statistics import clopper_pearson, most_by_chance
 from robustcli.store.evaluations import CertifiedRecord, Evaluation
-from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 
 __all__ = ["Result", "evaluate", "preflight"]
+
+# Votes, as a multiple of the usual number, that decide whether a smoothed network loses a certified image, and the
+# confidence with which they do.
+_SURER, _SURELY = 5, 0.998
 
 
 class Result(Evaluation):
@@ -84,6 +88,7 @@ def evaluate(
     """
     evaluated, model = model, evaluator.network(model)
     votes = votes_for(evaluator, model)
+    is_smoothed = evaluator.certifier is not None and evaluator.certifier.smooths
     numbers = torch.arange(len(x), device=x.device)
     if share is not None:
         numbers = numbers[share[0] :: share[1]]
@@ -109,15 +114,20 @@ def evaluate(
                 journal,
                 is_share=share is not None,
                 report=report,
-                keeps_examples=keeps_examples,
+                # The vote at the example of a certified image is repeated.
+                keeps_examples=keeps_examples or is_smoothed,
             )
         suspicions: list[str] = []
         if share is None:
-            is_vote = votes_of(model) > 1 or (evaluator.certifier is not None and evaluator.certifier.smooths)
+            is_vote = votes_of(model) > 1 or is_smoothed
             suspicions = postflight(
                 model, x, y, threat, evidence, rng, votes=votes, is_vote=is_vote, expected_clean=expected_clean
             )
-    suspicions += _contradictions(certificate, evidence)
+        if certificate is not None:
+            odd = (certificate.is_certified & ~evidence.survives).nonzero().flatten()
+            if is_smoothed:
+                odd = odd[_surely_lost(model, x, y, evidence, odd, _SURER * votes, seed)]
+            suspicions += _contradictions(certificate, len(odd))
     phases = None if share else TwoPhases.of(evidence)
     noted = [*caught, *([] if phases is None else [str(phases)]), *evidence.warnings]
     return Result(
@@ -191,11 +201,28 @@ def _certificate(
     )
 
 
-def _contradictions(certificate: Certificate | None, evidence: Evidence) -> Iterator[str]:
+def _surely_lost(
+    model: nn.Module, x: AnyImages, y: Tensor, evidence: Evidence, rows: Tensor, votes: int, seed: int
+) -> Tensor:
+    """Mask of broken images, given by their rows, whose label surely has less than half of the votes.
+
+    The certificate is about the class with most of all votes. At the worst point of the threat set this class may have
+    just over a half, and then a vote of few copies often goes wrong.
+    """
+    torch.manual_seed(derive(seed, "certificates"))
+    lost = []
+    for row in rows.to(x.device)[:, None]:
+        # An image that was lost when clean has no example.
+        example = evidence.points.get(int(evidence.numbers[row.cpu()]))
+        point = x[row] if example is None else example.to(x.device)[None]
+        with torch.no_grad():
+            right = sum(int(model(point).argmax(1) == y[row]) for _ in range(votes))
+        lost.append(clopper_pearson(right, votes, _SURELY)[1] < 0.5)
+    return torch.tensor(lost, dtype=torch.bool)
+
+
+def _contradictions(certificate: Certificate, broken: int) -> Iterator[str]:
     """Whether an attack broke more certified images than chance explains."""
-    if certificate is None:
-        return
-    broken = int((certificate.is_certified & ~evidence.survives).sum())
     if broken > most_by_chance(len(certificate.is_certified), certificate.chance):
         yield (
             f"{broken} images are certified, and an attack broke them: certificate or attack is wrong, and neither "

@@ -25,10 +25,12 @@ from robustcli.evaluators.interval_bounds import IntervalBounds as IntervalBound
 from robustcli.evaluators.intervals import Interval, certified
 from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.randomized_smoothing import RandomizedSmoothing as SmoothingEvaluator
+from robustcli.evaluators.smoothing import Smoothing
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.build import body_builder
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.catalog import catalog
+from robustcli.statistics import most_by_chance
 from robustcli.store.evaluations import Evaluation, broken_certificates
 from robustcli.threat.threat import ThreatModel
 
@@ -245,6 +247,39 @@ def test_certificates_of_an_interrupted_evaluation_are_not_computed_again(tmp_pa
     (tmp_path / "journal" / "certificates.00000000.npz").write_bytes(b"PK")
     with pytest.raises(RobustCliError, match=r"certificates\.00000000\.npz: cannot be read .* remove this file"):
         found(Counted())
+
+
+class Halves(nn.Module):
+    """Two classes on both sides of a plane through grey, at which distances are those of the mean to 1/2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = (x - 0.5).flatten(1).sum(1) / x[0].numel() ** 0.5
+        return torch.stack([lead, -lead], 1)
+
+
+@pytest.mark.slow
+def test_certified_images_that_lose_a_close_vote_are_no_contradiction() -> None:
+    """All certificates are true, and at the worst points the class has a small majority of all votes."""
+    count, threat = 60, ThreatModel("l2", "0.2")
+    distances = 0.25 + 0.05 * torch.rand(count, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    x, y = (0.5 + distances / 4).expand(-1, 1, 4, 4).clone(), torch.zeros(count, dtype=torch.long)
+    evaluator = SmoothingEvaluator(sigma=0.5, selection=20, samples=1000, alpha=0.001, steps=8, gradients=2)
+    result = evaluate("smoothed", {}, evaluator, Halves().eval(), x, y, threat, 0)
+    assert result.certified is not None
+    pairs = list(zip(result.certified.images, result.survivors, strict=True))
+    assert pairs.count(("1", "0")) > most_by_chance(count, 0.001)
+    assert not any("certified" in text for text in result.suspicions or ())
+
+
+@pytest.mark.slow
+def test_a_wrong_certificate_of_a_smoothed_network_is_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Smoothing, "radius", lambda self, votes: 10.0)
+    threat = ThreatModel("l2", "1.5")
+    evaluator = SmoothingEvaluator(sigma=0.25, selection=20, samples=20, alpha=0.01, steps=10, gradients=4)
+    result = judged(evaluator, conv_net().eval(), threat, 20)
+    assert result.certified is not None
+    assert "1" in result.certified.images
+    assert any("are certified, and an attack broke them" in text for text in result.suspicions or ())
 
 
 @pytest.mark.slow
