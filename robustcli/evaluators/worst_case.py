@@ -12,7 +12,8 @@ class WorstCase(Evaluator):
     """An image survives if it survives every member. Each member sees only the survivors of the members before it.
 
     The result can be lower than every member's accuracy, because two attacks may break different images. The order
-    changes only the cost (put cheap members first), unless a member's noise depends on its batches.
+    changes only the cost (put cheap members first), unless a member's noise depends on its batches. Attacks on a random
+    sample, as in quick, come last, because the sample stands for the images that survive all others.
 
     When to use: where several attacks are one protocol, and only their joint survivors count.
 
@@ -52,8 +53,14 @@ class WorstCase(Evaluator):
         return any(member.is_low_precision for member in self.members)
 
     def stages(self, context: AttackContext) -> list[Stage]:
-        return [
+        stages = [
             stage.renamed(f"{number} ")
             for number, member in enumerate(self.members, 1)
             for stage in member.stages(context)
         ]
+        return sorted(stages, key=_is_sampled)
+
+
+def _is_sampled(stage: Stage) -> int:
+    """1 for attacks on a sample, 2 for those on nothing else."""
+    return 0 if stage.subset is None else 1 if stage.nearest is not None else 2

@@ -1,5 +1,6 @@
 """The quick evaluation: cheap attacks on all images, AutoAttack's attacks on some, an estimate."""
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -8,17 +9,21 @@ import torch
 from scipy.stats import hypergeom
 from torch import Tensor, nn
 
+from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.targets import nearest_classes
 from robustcli.evaluation.consistency import check_derived
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.evidence import SURVIVES, Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.two_phase import TwoPhases
-from robustcli.evaluators import AttackContext, Evaluator, Some
+from robustcli.evaluators import AttackContext, Evaluator, Some, Stage
 from robustcli.evaluators import quick as quick_evaluator
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.quick import Quick
+from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.networks import conv_net, images
 from robustcli.registry.types import Norm
 from robustcli.statistics import hypergeometric_interval
@@ -137,6 +142,27 @@ def test_the_sample_stands_for_the_images_that_survive_what_all_nearest_got() ->
     phases = TwoPhases.of(evidence)
     assert phases is not None
     assert (phases.others, phases.drawn, phases.drawn_broken) == (4, 2, 1)
+
+
+class Sampled(Attacked):
+    """The attack on a sample of the survivors only."""
+
+    def stages(self, context: AttackContext) -> list[Stage]:
+        return [replace(stage, name="sampled", subset=Some(12, 1000)) for stage in super().stages(context)]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_in_a_worst_case_the_sample_stands_for_survivors_of_all_other_members(is_first: bool) -> None:
+    """Nothing breaks in the sample, so the estimate is what the other member leaves, whatever their order."""
+    model, x = conv_net(3).eval(), images(60, 3)
+    y = labelled(model, x)
+    members = [Sampled(attack=Fgsm(step_size=1e-6)), Attacked(attack=Pgd(steps=5, keep="fooled"))]
+    worst_case = WorstCase(members=members if is_first else members[::-1])
+    found = evaluate("worst_case", {}, worst_case, model, x, y, ThreatModel("linf", Fraction(1, 20)), 0)
+    assert 12 < found.correct < 45, "the other member breaks many of the images that would have been drawn"
+    assert found.estimate is not None
+    assert found.estimate.accuracy == found.estimate.high == found.accuracy
+    assert not any("misleads cheap attacks" in text for text in found.suspicions or ())
 
 
 # Targets and loss
