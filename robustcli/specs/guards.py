@@ -59,6 +59,16 @@ def schedule_inside_run(train: TrainSettings) -> Findings:
 
 
 @guard("refuse")
+def drops_are_in_order(train: TrainSettings) -> Findings:
+    after, factor = train.schedule.parameters.get("after", ()), train.schedule.parameters.get("factor")
+    if any(epochs < 1 for epochs in after):
+        yield ("train", "schedule", "after"), f"{list(after)}: a drop needs at least one epoch before it"
+    elif isinstance(factor, tuple) and list(after) != sorted(set(after)):
+        text = f"{list(after)} with one factor for each; expected rising numbers, such as {sorted(set(after))}"
+        yield ("train", "schedule", "after"), text
+
+
+@guard("refuse")
 def momentum_has_a_range(train: TrainSettings) -> Findings:
     cycle = train.schedule.parameters.get("momentum")
     if cycle is not None and cycle[0] > cycle[1]:

@@ -646,6 +646,19 @@ REFUSED = [
         ["defense.beta=3", "defense.attack=fgsm"],
     ),
     (
+        # The first factor would apply at the first epoch reached, epoch 2.
+        "drops_are_in_order",
+        ["train.schedule={name: multistep, after: [4, 2], factor: [0.1, 0.5]}"],
+        "train.schedule.after: [4, 2] with one factor for each; expected rising numbers, such as [2, 4]",
+        ["train.schedule={name: multistep, after: [2, 4], factor: [0.1, 0.5]}"],
+    ),
+    (
+        "drops_are_in_order",
+        ["train.schedule={name: multistep, after: [-1, 2]}"],
+        "train.schedule.after: [-1, 2]: a drop needs at least one epoch before it",
+        ["train.schedule={name: multistep, after: [3, 2]}"],
+    ),
+    (
         "claim_is_evaluated",
         ["claim={source: x, metrics: {cleen: 0.9}}"],
         "claim.metrics.cleen: is not evaluated; did you mean 'clean'?",
