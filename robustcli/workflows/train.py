@@ -14,8 +14,10 @@ from robustcli.data.loading import load_data
 from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.fingerprint import files_digest
 from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
+from robustcli.evaluators import Evaluator
 from robustcli.models.build import SELECTED_ON_TEST, network_of
 from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
@@ -78,6 +80,10 @@ def _run_experiment(
                 count = chosen.options.examples
                 if count is not None and count > test_images:
                     raise RobustCliError(f"evaluate.{key}.examples: {count}; there are {test_images} test images")
+            # Before the training, because the spec of a trained network cannot be changed.
+            for key, evaluator in evaluators.items():
+                if not found.evaluation(key).exists():
+                    _require_files(key, evaluator)
             described = DataRecord(
                 digest=data.digest, sizes=data.sizes, decode=data.decode, extra_digest=data.extra_digest
             )
@@ -97,6 +103,14 @@ def _run_experiment(
         return found
     finally:
         run.close()
+
+
+def _require_files(key: str, evaluator: Evaluator) -> None:
+    """Raise if a file that an evaluation needs, such as another network, cannot be read."""
+    try:
+        files_digest(evaluator.files)
+    except RobustCliError as error:
+        raise RobustCliError(f"evaluate.{key}: {error}") from error
 
 
 def _train(

@@ -11,7 +11,7 @@ from small_training import SilentWatcher, small_data
 from robustcli.errors import RobustCliError
 from robustcli.specs.settings import Augment
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.specs.yamlfile import parse_yaml
+from robustcli.specs.yamlfile import parse_yaml, to_yaml
 from robustcli.store.runs import Run
 from robustcli.threat.noise import StreamNoise
 from robustcli.workflows.train import run_experiment
@@ -76,6 +76,26 @@ def test_statistics_of_an_average_do_without_a_last_batch_of_one_image(averaging
         f"architecture: {{name: resnet18, width: 4}}\ndefense: {{name: pgd_at, steps: 1, averaging: {averaging}}}"
     )
     run(replace(spec, train=replace(spec.train, drop_last=True)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        "{name: transfer_attack, source: SOURCE, attack: fgsm}",
+        "{name: worst_case, members: [{name: from_file, path: SOURCE}]}",
+        "{name: transfer_attack, source: FOLDER, attack: fgsm}",
+    ],
+)
+def test_a_file_that_only_an_evaluation_reads_must_be_there_before_training(evaluator: str, tmp_path: Path) -> None:
+    """Afterwards the spec could only be changed by training again."""
+    text = "architecture: small_cnn\ndefense: {name: pgd_at, steps: 1}"
+    plain = spec_of(text).to_plain()
+    written = evaluator.replace("SOURCE", str(tmp_path / "none.npz")).replace("FOLDER", str(tmp_path))
+    plain["evaluate"]["other"] = parse_yaml(written, "test").value
+    spec = ExperimentSpec.parse(to_yaml(plain), "test")
+    with pytest.raises(RobustCliError, match=r"evaluate\.other: .*(none\.npz: cannot be read|a folder without a run)"):
+        run(spec, tmp_path / "runs")
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 @pytest.mark.parametrize("batch_size", [3, 7, 10, 19, 20, 21])
