@@ -31,12 +31,14 @@ class StopRequest:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside the context, a signal only sets `is_made`."""
+        """Inside the context, a signal only sets `is_made`; at its end, a signal that nothing checked stops."""
         self.is_safe_now = False
         try:
             yield
         finally:
             self.is_safe_now = True
+        if self.is_made:
+            raise Interrupted("stopped by a signal")
 
     def take(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
