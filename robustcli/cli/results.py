@@ -324,6 +324,9 @@ def gate_results(
         for outcome in outcomes:
             word = "passed" if outcome.passed else "FAILED"
             typer.echo(f"{word}: {outcome.evaluation}: {outcome.condition}: {outcome.text}")
+        suspect = {outcome.evaluation: outcome.suspicions for outcome in outcomes if outcome.suspicions}
+        for evaluation, suspicions in suspect.items():
+            typer.echo(f"note: {evaluation}: SUSPECT: {'; '.join(suspicions)}")
     failed = sum(not outcome.passed for outcome in outcomes)
     if failed:
         raise CheckFailedError(f"{failed} of {len(outcomes)} conditions")

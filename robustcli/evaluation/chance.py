@@ -34,8 +34,8 @@ def chance_suspicions(predictions: Tensor, labels: Tensor, classes: int, x: AnyI
     right, total = int((predictions == labels).sum()), len(labels)
     if is_at_chance(right, total, classes):
         yield (
-            f"clean accuracy is {right} of {total}, no better than guessing among {classes} classes, so robustness "
-            f"cannot be measured; {'; '.join(_causes(predictions, labels, classes))}"
+            f"clean accuracy is {right} of {total}, not clearly better than guessing among {classes} classes, so "
+            f"robustness cannot be measured; {'; '.join(_causes(predictions, labels, classes))}"
         )
 
 
@@ -48,6 +48,6 @@ def _causes(predictions: Tensor, labels: Tensor, classes: int) -> Iterator[str]:
     if len(set(predictions.tolist())) == 1 < len(set(labels.tolist())):
         yield f"every image is put into class {int(predictions[0])}"
     yield (
-        "likely causes: another normalisation (--mean, --std) or pixel range, labels in another order, or weights "
-        "that do not belong to this network"
+        "likely causes: training that failed or was too short, another normalisation (--mean, --std) or pixel range, "
+        "labels in another order, or weights that do not belong to this network"
     )

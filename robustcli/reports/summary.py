@@ -46,7 +46,8 @@ class Source:
         """Name, with facts about images and training that a reader must know."""
         results, status = self.results, self.results.status
         # JPEG changes accuracies on CIFAR-10 by a point or two.
-        parts = (self.variant, results.data.decode, "" if status == "finished" else status)
+        selected = "weights selected on test images" if _is_selected_on_test(results) else ""
+        parts = (self.variant, results.data.decode, "" if status == "finished" else status, selected)
         asides = [aside for aside in parts if aside]
         return f"{results.name} ({', '.join(asides)})" if asides else results.name
 
@@ -141,7 +142,7 @@ def _lines(group: Sequence[Source]) -> Iterator[Line]:
             low=low,
             high=high,
             verdict=_verdict(evaluations),
-            text=accuracies(evaluations),
+            text=f"{accuracies(evaluations)}{_suspicion(group, key)}",
             claimed=first.claimed.get(key),
             device="; ".join(dict.fromkeys(source.device for source in group)),
         )
@@ -153,11 +154,25 @@ def _verdict(evaluations: Sequence[Evaluation]) -> str | None:
     return "SUSPECT" if "SUSPECT" in found else None if None in found else "TRUSTED"
 
 
+def _suspicion(group: Sequence[Source], key: str) -> str:
+    """Mark of a suspect accuracy, with the seeds if only some of several are suspect."""
+    found = [source for source in group if key in source.results.evaluations]
+    suspect = [source for source in found if source.results.evaluations[key].verdict == "SUSPECT"]
+    if not suspect:
+        return ""
+    seeds = "" if len(suspect) == len(found) else f" (seed {', '.join(str(source.seed) for source in suspect)})"
+    return f" SUSPECT{seeds}"
+
+
+def _is_selected_on_test(results: Results) -> bool:
+    return isinstance(results, RunResults) and results.selection.images == "test"
+
+
 def markdown(lines: Iterable[Line]) -> str:
     """Markdown table.
 
     One run shows its accuracy with the 95 % interval over the sampling of the images; several show mean and standard
-    deviation over the seeds, and the range.
+    deviation over the seeds, and the range. A suspect accuracy is marked.
     """
     rows = [
         "| experiment | threat | seeds | evaluation | images | accuracy % | claimed % | device |",

@@ -275,8 +275,8 @@ def check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> None
             f"{folder.spec}: holds a spec of digest {stored.digest}, this one has {spec.digest}: "
             "the file was changed or written by another version; use another --runs folder"
         )
-    # A run that never read its images has nothing to lose.
-    if not resume and not folder.is_finished and folder.provenance.exists():
+    # A run that was refused before its first checkpoint has nothing to lose.
+    if not resume and not folder.is_finished and folder.last.exists():
         raise RobustCliError(
             f"{folder.path}: this run exists and is {folder.status()}; continue it with --resume, "
             "or choose another seed or --runs folder"

@@ -195,6 +195,16 @@ class Case:
             if path.exists():
                 date = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "minutes")
                 yield f"{key}: stored result of {date}, {self.folder.path}; --fresh computes it again"
+        stored = read_results(self.folder.results) if self.is_complete else None
+        if isinstance(stored, EvalResults):
+            yield from self._of_these_files(stored)
+
+    def _of_these_files(self, stored: EvalResults) -> Iterator[str]:
+        """A line if the stored result is from another file with the same weights, and the notes on this file."""
+        then, now = (one.weights or one.text for one in (stored.subject, self.opened.request))
+        if then != now:
+            yield f"note: the stored result and its notes are about {then}, which has the same weights as {now}"
+        yield from (f"note: {text}" for text in self.opened.loaded.notes if text not in stored.notes)
 
     def run_shards(self, watcher: "EvaluationWatcher | Lines | None") -> None:
         """Attack shards of the images as one of several processes, only for the journals."""

@@ -22,12 +22,14 @@ class Outcome:
         evaluation: name of the evaluation.
         passed: whether the condition holds.
         text: measured values.
+        suspicions: why the accuracy may mean nothing; empty if its verdict is not SUSPECT.
     """
 
     condition: str
     evaluation: str
     passed: bool
     text: str
+    suspicions: list[str]
 
 
 def gate(
@@ -61,7 +63,7 @@ def gate(
     if max_drop is not None and not 0 <= max_drop < 1:
         raise RobustCliError(f"--max-drop: found {max_drop:g}; expected a fraction from 0 to 1, such as 0.01")
     if not minima and baseline is None:
-        raise RobustCliError("found no condition; expected --min robust>=0.41, or --max-drop with --baseline")
+        raise RobustCliError('found no condition; expected --min "robust>=0.41", or --max-drop with --baseline')
     results = read_side(result)
     outcomes = [_minimum(results, text) for text in minima]
     if baseline is not None and max_drop is not None:
@@ -72,7 +74,8 @@ def gate(
 def _minimum(results: Results, text: str) -> Outcome:
     found = _CONDITION.fullmatch(text)
     if found is None:
-        raise RobustCliError(f"--min: found '{text}'; expected NAME>=FRACTION, such as robust>=0.41")
+        # Without quotes, a shell takes >= for a file to write to.
+        raise RobustCliError(f"--min: found '{text}'; expected NAME>=FRACTION in quotes, such as \"robust>=0.41\"")
     name, least = found[1], _fraction(found[2], text)
     key = results.key_of(name)
     if key is None:
@@ -85,6 +88,7 @@ def _minimum(results: Results, text: str) -> Outcome:
         evaluation=key,
         passed=Fraction(evaluation.correct, evaluation.total) >= least,
         text=f"{evaluation.accuracy:.4f} [{low:.4f}, {high:.4f}], {evaluation.correct} of {evaluation.total} images",
+        suspicions=evaluation.suspicions or [],
     )
 
 
@@ -109,6 +113,7 @@ def _drops(result: Path, baseline: Path, max_drop: float, keys: Sequence[str]) -
                 evaluation=key,
                 passed=-pair.difference <= max_drop or pair.p >= LEVEL,
                 text=f"{change} on {pair.total} images, p = {pair.p:.2g}",
+                suspicions=pair.evaluations[0].suspicions or [],
             )
         )
     return outcomes

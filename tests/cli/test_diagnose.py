@@ -56,10 +56,17 @@ def test_a_curve_has_the_accuracy_of_an_evaluation(robust: Robust, trained: RunF
 
 def test_threat_seed_and_options_are_obeyed(robust: Robust, trained: RunFolder) -> None:
     usual = found(robust, trained.best, "--with", "gradient_alignment")
-    for words in (("--eps", "0.3"), ("--norm", "l2"), ("--seed", 5), ("gradient_alignment.points=3",)):
+    for words in (("--eps", "0.3"), ("--norm", "l2", "--eps", 0.5), ("--seed", 5), ("gradient_alignment.points=3",)):
         other = found(robust, trained.best, "--with", "gradient_alignment", *words)
         assert other["diagnostics"] != usual["diagnostics"], words
-    assert found(robust, trained.best, "--with", "gradient_alignment", "--norm", "l2")["threat"]["norm"] == "l2"
+    other = found(robust, trained.best, "--with", "gradient_alignment", "--norm", "l2", "--eps", 0.5)
+    assert other["threat"]["norm"] == "l2"
+
+
+def test_a_radius_of_one_norm_is_not_used_for_another(robust: Robust, trained: RunFolder) -> None:
+    for command in (("diagnose", "--with", "gradient_alignment"), ("eval", "--attack", "pgd")):
+        name, *rest = command
+        robust(name, trained.best, *rest, *FEW, "--norm", "l2").require(2, "--norm l2: write --eps too", "for linf")
 
 
 def test_external_networks_need_a_threat_and_a_normalization(

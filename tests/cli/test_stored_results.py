@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from shell import Robust
 
 pytestmark = pytest.mark.slow
@@ -84,6 +85,17 @@ def test_an_equal_command_reads_the_stored_result_with_a_message(robust: Robust)
     said = robust("eval", *WORDS, *FEW, "-q")
     assert "pgd: stored result of 2" in said.err
     assert "evals/net.py:build-" in said.err
+
+
+def test_a_stored_result_of_another_file_says_so(robust: Robust) -> None:
+    weights = {"layers.1.weight": torch.eye(10, 64), "layers.1.bias": torch.zeros(10)}
+    torch.save(weights, "plain.pt")
+    torch.save({"state_dict": weights}, "nested.pt")
+    assert not evaluated(robust, "--weights", "plain.pt")[1]
+    said = robust("eval", *WORDS, *FEW, "-q", "--weights", "nested.pt").require(0)
+    assert "are about plain.pt, which has the same weights as nested.pt" in said.err
+    assert "note: nested.pt: weights are those under 'state_dict'" in said.err
+    assert "same weights" not in robust("eval", *WORDS, *FEW, "-q", "--weights", "plain.pt").err
 
 
 def test_fresh_computes_again(robust: Robust) -> None:

@@ -72,3 +72,13 @@ def test_a_drop_fails_if_it_is_large_and_significant(result: Path) -> None:
 def test_other_conditions_are_refused(result: Path, minima: list[str], settings: dict[str, Any], text: str) -> None:
     with pytest.raises(RobustCliError, match=text):
         gate(result, minima, **settings)
+
+
+def test_a_suspect_number_brings_its_reasons(tmp_path: Path) -> None:
+    doubted = evaluation("1" * 50 + "0" * 50, suspicions=["the gradient is zero"])
+    new = write_raw(tmp_path / "new.json", pgd=doubted, clean=evaluation("1" * 90 + "0" * 10, evaluator="clean"))
+    old = write_raw(tmp_path / "old.json", pgd=evaluation("1" * 50 + "0" * 50))
+    pgd, clean = gate(new, ["pgd>=0.1", "clean>=0.1"])
+    assert (pgd.suspicions, clean.suspicions) == (["the gradient is zero"], [])
+    (drop,) = gate(new, baseline=old, max_drop=0.1)
+    assert drop.suspicions == ["the gradient is zero"]

@@ -99,6 +99,8 @@ def test_a_second_process_is_refused_and_a_killed_one_releases_the_lock(tmp_path
 
 def test_an_unfinished_run_is_resumed_only_on_request(tmp_path: Path) -> None:
     folder = begun(tmp_path)
+    folder.last.parent.mkdir(exist_ok=True)
+    folder.last.write_bytes(b"state before the first epoch")
     with pytest.raises(RobustCliError, match="this run exists and is unfinished, 0 epochs; continue it with --resume"):
         Run.open(tmp_path, SPEC, resume=False)
     # The refused process has released the lock.
@@ -110,6 +112,12 @@ def test_an_unfinished_run_is_resumed_only_on_request(tmp_path: Path) -> None:
 def test_a_run_without_files_starts_without_resume(tmp_path: Path) -> None:
     # Its first session failed before training, for example because data.root was wrong.
     Run.open(tmp_path, SPEC, resume=False).close()
+    Run.open(tmp_path, SPEC, resume=False).close()
+
+
+def test_a_run_that_was_refused_after_reading_its_images_starts_without_resume(tmp_path: Path) -> None:
+    # The network did not accept them, so that there is no checkpoint.
+    begun(tmp_path)
     Run.open(tmp_path, SPEC, resume=False).close()
 
 
