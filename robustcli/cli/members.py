@@ -165,13 +165,19 @@ def show(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings of an architecture, for example depth=34 widen=10."),
     ] = None,
+    is_complete: Annotated[
+        bool,
+        typer.Option("--published", help="Print all published accuracies of an architecture instead of the best ones."),
+    ] = False,
 ) -> None:
     """Print the documentation, parameters, cost and source file of a defense, attack or other member."""
     members = [catalog(family)[name] for family in FAMILIES if name in catalog(family)]
     if settings and members and not any(member.family == "architectures" for member in members):
         raise RobustCliError(f"'{settings[0]}': only architectures take settings, and '{name}' is not one")
+    if is_complete and not any(_published(member) for member in members):
+        raise RobustCliError(f"--published: no published accuracies of '{name}' are known; try wide_resnet")
     for member in members:
-        _show_member(member, settings or ())
+        _show_member(member, settings or (), is_complete=is_complete)
     if members:
         return
     if name in (*experiments.names(), *experiments.sweeps(), *experiments.findings()) or "/" in name:
@@ -183,10 +189,17 @@ def show(
     raise RobustCliError(f"nothing is called '{name}'{suggest(name, known).partition(' (known')[0]}; see `robust list`")
 
 
-def _show_member(member: Member, settings: Sequence[str]) -> None:
+def _published(member: Member) -> "tuple[Published, ...]":
+    """Return the published accuracies of a member; only architectures have any."""
+    from robustcli.registry.published import published
+
+    return published(member.name) if member.family == "architectures" else ()
+
+
+def _show_member(member: Member, settings: Sequence[str], *, is_complete: bool) -> None:
     from rich.table import Table
 
-    from robustcli.registry.published import published
+    from robustcli.registry.published import best_of
 
     profile: Group | str = ""
     if member.family == "architectures":
@@ -213,8 +226,11 @@ def _show_member(member: Member, settings: Sequence[str]) -> None:
     for parameter in member.replaceable.values():
         table.add_row(parameter.name, "(as published)", parameter.doc)
     screen.print(table)
-    if member.family == "architectures" and (found := published(member.name)):
-        screen.print(_published_table(found), highlight=False)
+    if found := _published(member):
+        lines = found if is_complete else best_of(found)
+        screen.print(_published_table(lines), highlight=False)
+        if more := len(found) - len(lines):
+            screen.print(f"{more} more: robust show {member.name} --published\n", highlight=False)
     if profile:
         screen.print(profile, highlight=False)
     screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)

@@ -1,13 +1,17 @@
 """Robust accuracies of architectures in the literature, from the table that the package ships."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import robustcli
 
 _TABLE = "architectures/published.csv"
+# Lines that are few enough to print without being asked for, and lines of each data set and threat if there are more.
+_FEW, _OF_EACH = 8, 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,14 @@ def published(architecture: str) -> tuple[Published, ...]:
     """Return the published accuracies of an architecture: by data set and threat, the highest robust accuracy first."""
     found = [line for line in table() if line.architecture == architecture]
     return tuple(sorted(found, key=lambda line: (line.data, line.threat, -line.autoattack)))
+
+
+def best_of(lines: Sequence[Published]) -> tuple[Published, ...]:
+    """Return the lines of a short table: all if there are few, or else the first of each data set and threat."""
+    if len(lines) <= _FEW:
+        return tuple(lines)
+    groups = groupby(lines, key=lambda line: (line.data, line.threat))
+    return tuple(chain.from_iterable(islice(group, _OF_EACH) for _, group in groups))
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from shell import TINY, Robust, environment
 from robustcli import __version__
 from robustcli.measuring import timing
 from robustcli.registry.catalog import FAMILIES, catalog
+from robustcli.registry.published import published
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.checkpoint import Checkpoint, ResumableCheckpoint
@@ -779,7 +781,7 @@ def test_wrong_settings_are_refused(robust: Robust, words: str, text: str) -> No
 
 @pytest.mark.slow
 def test_an_architecture_is_shown_with_what_is_published_of_it(robust: Robust) -> None:
-    lines = [line.split() for line in robust("show", "wide_resnet").require(0).out.splitlines()]
+    lines = [line.split() for line in robust("show", "wide_resnet", "--published").require(0).out.splitlines()]
     (row,) = [line for line in lines if "70.69" in line]
     (other,) = [line for line in lines if "42.67" in line]
     assert "CIFAR-100, linf 8/255" in " ".join(other)
@@ -788,11 +790,25 @@ def test_an_architecture_is_shown_with_what_is_published_of_it(robust: Robust) -
     assert lines.index(best) < lines.index(row) < lines.index(last)
     assert " ".join(row).startswith("depth=70 widen=16 form=deepmind activation=silu 93.25 70.69 TRADES generated, 50M")
     assert " ".join(row).endswith("CIFAR-10, linf 8/255 Wang et al., ICML 2023; by RobustBench")
-    said = robust("show", "robust_resnet").require(0).out
+    said = robust("show", "robust_resnet", "--published").require(0).out
     assert "defaults" in said
     assert "Huang et al., CVPR 2023; by the authors" in said
     # Its robust accuracy is unknown.
     assert "AutoAttack" not in robust("show", "vgg16").require(0).out
+
+
+def test_a_long_table_of_published_accuracies_is_cut_to_the_best(robust: Robust) -> None:
+    said = robust("show", "wide_resnet").require(0).out
+    shown = said.count("by RobustBench") + said.count("by the authors")
+    best, second, third = (f" {number:.2f} " for number in (73.71, 71.59, 70.69))
+    assert (best in said, second in said, third in said) == (True, True, False)
+    more = int(re.search(r"(\d+) more: robust show wide_resnet --published", said)[1])  # type: ignore[index]
+    assert (shown, more) == (7, len(published("wide_resnet")) - 7)
+    # A short one is printed as it is.
+    said = robust("show", "robnet").require(0).out
+    assert said.count("by the authors") == len(published("robnet"))
+    assert "more:" not in said
+    robust("show", "trades", "--published").require(2, "no published accuracies of 'trades'")
 
 
 @pytest.mark.parametrize("name", ["demo/digits_pgd_at", experiments.sweeps()[0]])
