@@ -135,7 +135,7 @@ def pareto(
     out: Annotated[Path | None, typer.Option(help="Also draw the points into this .svg file.")] = None,
 ) -> None:
     """Show accuracy against the cost of the network, and the runs that no other one beats in both."""
-    from robustcli.reports.pareto import pareto_table, points_of, write_picture
+    from robustcli.reports.pareto import pareto_table, points_of, suspects, write_picture
     from robustcli.reports.summary import read_sources
 
     sources, damaged = read_sources(folders or [Path("runs")])
@@ -143,6 +143,8 @@ def pareto(
         typer.echo(f"damaged: {text}", err=True)
     points = points_of(sources, x, y)
     console().print(pareto_table(points, x, y))
+    if found := [name for name in suspects(sources, y) if name in points]:
+        typer.echo(f"note: SUSPECT, as `robust report` details: {', '.join(found)}")
     if out is not None:
         write_picture(out, points, x, y)
         typer.echo(f"wrote {out}")
@@ -217,6 +219,11 @@ def verify_results(
         typer.echo("signature: valid")
     if sign_with is not None:
         typer.echo(f"signed: {sign(Path(claim), chain_in(Path(claim)), sign_with)}")
+    if not all(finding.is_recomputed for finding in findings):
+        typer.echo("in short: the stored numbers agree with each other; without the weights nothing was computed again")
+    else:
+        attacked = "attacks were not repeated (--resample N)" if again is None else "some survivors were attacked again"
+        typer.echo(f"in short: weights and images give the stored numbers; {attacked}")
 
 
 @app.command("compare", rich_help_panel=panels.RESULTS)

@@ -43,6 +43,13 @@ def points_of(sources: Sequence[Source], x: str, y: str) -> Points:
     return {name: (points[0][0], mean(value for _, value in points)) for name, points in found.items()}
 
 
+def suspects(sources: Sequence[Source], y: str) -> list[str]:
+    """Experiments of which an accuracy in the picture is SUSPECT."""
+    keys = [(source, source.results.key_of(y)) for source in sources]
+    found = [source for source, key in keys if key and source.results.evaluations[key].verdict == "SUSPECT"]
+    return list(dict.fromkeys(source.title for source in found))
+
+
 def pareto_table(points: Points, x: str, y: str) -> Table:
     """One row per experiment, the cheapest first; a star marks those that no other one beats."""
     front = set(pareto_front(points.values()))

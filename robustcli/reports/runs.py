@@ -81,7 +81,8 @@ def run_lines(rows: Sequence[RunRow]) -> Iterator[str]:
 
 def _line(row: RunRow) -> tuple[str, ...]:
     *cells, run = _cells(row)
-    return (*cells, row.strongest[0] if row.strongest else "", run)
+    by = f"{row.strongest[0]}{_doubt(row.strongest[1])}" if row.strongest else ""
+    return (*cells, by, run)
 
 
 def _cells(row: RunRow) -> tuple[str, ...]:
@@ -125,4 +126,8 @@ def wide_table(rows: Iterable[RunRow]) -> Table:
 
 
 def _interval(found: ListedEvaluation) -> str:
-    return f"{percent(found.accuracy)} [{percent(found.low)}, {percent(found.high)}]"
+    return f"{percent(found.accuracy)} [{percent(found.low)}, {percent(found.high)}]{_doubt(found)}"
+
+
+def _doubt(found: ListedEvaluation) -> str:
+    return " SUSPECT" if found.verdict == "SUSPECT" else ""

@@ -20,12 +20,12 @@ from robustcli.store.runs import RunFolder
 
 INDEX = ".robust-index.json"
 # Change it when rows change, so that older indexes are not used.
-_VERSION = 1
+_VERSION = 2
 _WATCHED = ("spec.yaml", "provenance.json", "train.jsonl", "results.json")
 
 
 class ListedEvaluation(Stored):
-    """Accuracy of an evaluation, as fractions."""
+    """Accuracy of an evaluation, as fractions, and its verdict."""
 
     is_clean: bool
     correct: int
@@ -33,6 +33,7 @@ class ListedEvaluation(Stored):
     accuracy: float
     low: float
     high: float
+    verdict: str | None
 
 
 class RunRow(Stored):
@@ -227,6 +228,7 @@ def _accuracies(results: Results) -> dict[str, Any]:
             accuracy=found.accuracy,
             low=found.interval[0],
             high=found.interval[1],
+            verdict=found.verdict,
         )
         for key, found in results.evaluations.items()
     }

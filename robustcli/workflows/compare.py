@@ -92,6 +92,11 @@ class Pair:
 
     def claim(self, a: str = "A", b: str = "B") -> str:
         """Return one sentence about the two networks, or the two attacks on one, that the data support."""
+        suspect = [name for name, found in zip((a, b), self.evaluations, strict=True) if found.verdict == "SUSPECT"]
+        doubt = f"; SUSPECT: {' and '.join(suspect)}" if suspect else ""
+        return f"{self._claim(a, b)}{doubt}"
+
+    def _claim(self, a: str, b: str) -> str:
         low, high = self.difference_interval
         if self.p >= LEVEL:
             return (
@@ -230,7 +235,9 @@ def _pair(one: str, other: str, first: Results, second: Results) -> Pair:
     if differing := list(setting_differences(a, b)):
         reason = "" if is_same_network else ": the difference may come from the evaluations and not from the networks"
         warnings.append(f"evaluated differently ({'; '.join(differing)}){reason}")
-    warnings += [f"{side}: {text}" for side, found in (("A", a), ("B", b)) for text in found.warnings]
+    for side, found in (("A", a), ("B", b)):
+        warnings += [f"{side}: SUSPECT: {text}" for text in found.suspicions or ()]
+        warnings += [f"{side}: {text}" for text in found.warnings]
     return Pair(
         evaluations=(a, b),
         clean=(first.clean_accuracy(one), second.clean_accuracy(other)),

@@ -207,7 +207,7 @@ def _ways(one: Sequence[ImageResult], other: Sequence[ImageResult]) -> Iterator[
     attacks = [x.image for x, y in both if x.broken_by != y.broken_by]
     classes = [x.image for x, y in both if x.prediction != y.prediction]
     if attacks:
-        yield f"broken by different attacks: {len(attacks)} ({_listed(attacks)})"
+        yield f"misclassified at different stages, when clean or by an attack: {len(attacks)} ({_listed(attacks)})"
     if classes:
         yield f"broken into different classes: {len(classes)} ({_listed(classes)})"
 

@@ -76,9 +76,10 @@ def _of_numbers(files: RunFolder, results: RunResults, stated: Mapping[str, Any]
         lines = EvaluationFiles(files.evaluations, key).per_image
         if lines.is_file():
             problems += check_counts(result, read_per_image(lines))
-        yield Finding(key, problems, "counts, accuracy and interval", ["weights, images, predictions and attacks"])
+        unchecked = ["weights, images, predictions and attacks"]
+        yield Finding(key, problems, "counts, accuracy and interval", unchecked, is_recomputed=False)
     problems = list(of_provenance(files, results))
-    unchecked: list[str] = []
+    unchecked = []
     if results.chain is not None and files.spec.is_file():
         # Without the weights, only the rest can be compared.
         broken, unchecked = of_chain(files, results, stated, results.chain.links.get("weights", ""))

@@ -45,12 +45,14 @@ class Finding:
         problems: one line each; empty if the evaluation is verified.
         checked: list of recomputed values.
         unchecked: values that cannot be checked without attacking, or because files are missing.
+        is_recomputed: whether weights and images were there, so that predictions were computed again.
     """
 
     key: str
     problems: list[str]
     checked: str
     unchecked: list[str] = field(default_factory=list)
+    is_recomputed: bool = True
 
 
 def verify(files: EvaluationFiles, network: nn.Module, x: Images, y: Tensor, stored: Any = None) -> Finding:

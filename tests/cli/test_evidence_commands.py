@@ -475,7 +475,7 @@ def test_a_run_whose_weights_were_removed_still_has_its_digest_chain(
     run = RunFolder(tmp_path / "run")
     shutil.copytree(trained.path, run.path)
     run.best.unlink()
-    robust("verify", run.path).require(0, "checkpoints/best.pt (missing)")
+    robust("verify", run.path).require(0, "checkpoints/best.pt (missing)", "in short: the stored numbers agree")
     run.results.write_text(run.results.read_text().replace('"seed": 0', '"seed": 1'))
     robust("verify", run.path).require(1, "digest chain: settings was changed")
 
@@ -484,7 +484,7 @@ def test_only_the_evaluated_images_are_read(robust: Robust, stored: Path, monkey
     asked: list[int | None] = []
     usual = Data.images
     monkeypatch.setattr(Data, "images", lambda *given: asked.append(given[2]) or usual(*given))
-    robust("verify", stored).require(0)
+    robust("verify", stored).require(0, "in short: weights and images give the stored numbers")
     assert asked
     assert max(count or 10**9 for count in asked) <= 64
 

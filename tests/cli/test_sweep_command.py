@@ -225,7 +225,7 @@ def test_runs_of_a_grid_are_distinguished_and_compared_by_cost(robust: Robust, t
     robust("train", "tiny.yaml", "architecture.width=2,4", "seed=0,1", "-q").require(0)
     lines = robust("runs", "--sort", "seconds").require(0).out.splitlines()
     assert sorted(line.rpartition("  ")[2] for line in lines[1:]) == ["width=2"] * 2 + ["width=4"] * 2
-    assert {line.split()[-3] for line in lines[1:]} == {"pgd"}
+    assert all(" pgd " in line for line in lines[1:])
     (one, *_) = sorted(Path("runs/tiny").iterdir())
     alone = robust("runs", one).require(0).out.splitlines()
     assert alone[1].endswith(str(one))

@@ -125,6 +125,14 @@ def test_warnings_of_the_evaluations_come_along(a: Path, tmp_path: Path) -> None
     assert compare(a, other)["pgd"].warnings == ["B: masked"]
 
 
+def test_a_claim_about_a_suspect_number_says_so(a: Path, tmp_path: Path) -> None:
+    doubted = evaluation("0" * 25 + "1" * 10 + "10" * 10, suspicions=["the gradient is zero"])
+    pair = compare(a, write(tmp_path / "doubted.json", pgd=doubted))["pgd"]
+    assert pair.claim().endswith("; SUSPECT: B")
+    assert "pgd: B: SUSPECT: the gradient is zero" in conditions({"pgd": pair})
+    assert "SUSPECT" not in compare(a, a)["pgd"].claim()
+
+
 def test_several_rows_come_with_a_word_about_their_number(a: Path, b: Path, tmp_path: Path) -> None:
     many = write(tmp_path / "many.json", pgd=evaluation("1" * 55), more=evaluation("1" * 55))
     assert any("1 in 20" in line for line in conditions(compare(many, many)))

@@ -9,7 +9,7 @@ import pytest
 from stored_results import DATA, evaluation, run_results
 
 from robustcli.errors import RobustCliError
-from robustcli.reports.runs import select
+from robustcli.reports.runs import run_lines, select
 from robustcli.store import listing
 from robustcli.store.files import write_json, write_text
 from robustcli.store.listing import INDEX, RunRow, list_runs
@@ -42,6 +42,16 @@ def test_a_row_has_what_the_files_say(tmp_path: Path) -> None:
     assert (row.run, row.kind, row.status, row.defense) == ("one/00000000-s0", "run", "finished", "trades")
     assert (row.norm, row.eps, row.epoch, row.seconds) == ("linf", "0.1", 0, 5.0)
     assert (row.clean, row.robust) == (0.75, 0.5)
+
+
+def test_a_suspect_accuracy_is_marked(tmp_path: Path) -> None:
+    for name, suspicions in (("good", []), ("bad", ["the gradient is zero"])):
+        folder = write_run(tmp_path, name)
+        found = {"pgd": evaluation("1100", suspicions=suspicions)}
+        write_json(folder.results, run_results(found, name=name).to_json())
+    _, bad, good = run_lines(list_runs(tmp_path))
+    assert "pgd SUSPECT" in bad
+    assert "SUSPECT" not in good
 
 
 @pytest.mark.parametrize(
