@@ -95,9 +95,13 @@ class Fab(Attack):
                 targets, waiting = waiting[:together], waiting[together:]
                 rivals = torch.cat([target[rows] for target in targets])
                 several = rows.repeat(len(targets))
-                points, sizes = self._try(model, x[several], labels[several], rivals, start[several], several, threat)
+                turns = torch.arange(len(targets), device=x.device).repeat_interleave(len(rows))
+                attempts = several, turns
+                points, sizes = self._try(model, x[several], labels[several], rivals, start[several], attempts, threat)
                 for part in torch.arange(len(several), device=x.device).chunk(len(targets)):
                     is_kept = (sizes[part] <= threat.radius) & (sizes[part] < reach[rows])
+                    if self.keep == "fooled":
+                        is_kept &= reach[rows] > threat.radius
                     found[rows[is_kept]], reach[rows[is_kept]] = points[part][is_kept], sizes[part][is_kept]
         return found
 
@@ -113,16 +117,17 @@ class Fab(Attack):
         labels: Tensor,
         rivals: Tensor,
         start: Tensor,
-        images: Tensor,
+        attempts: tuple[Tensor, Tensor],
         threat: ThreatModel,
     ) -> tuple[Tensor, Tensor]:
         """Return the nearest misclassified point of each row and its distance, infinite if there is none.
 
         Args:
-            images: (n,) image of each row; breaking an image ends all its attempts.
+            attempts: (n,) image of each row, and (n,) its turn; breaking an image ends its attempts of later turns.
         """
-        # Indices, because several rows of one image meet in a maximum, which must not wait for the device.
-        is_done = torch.zeros(int(images.max()) + 1, dtype=torch.uint8, device=x.device)
+        images, turns = attempts
+        # Indices, because several rows of one image meet in a minimum, which must not wait for the device.
+        first_done = torch.full((int(images.max()) + 1,), len(x), device=x.device)
         nearest, sizes = x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
         rows, origin, x_adv = torch.arange(len(x), device=x.device), x, start
         for _ in range(self.steps):
@@ -135,8 +140,9 @@ class Fab(Attack):
             nearest[rows] = torch.where(_wide(is_nearer, x), x_adv, nearest[rows])
             sizes[rows] = torch.where(is_nearer, size, sizes[rows])
             x_adv = torch.where(_wide(is_fooled, x), origin + self.beta * (x_adv - origin), x_adv)
-            is_done.scatter_reduce_(0, images[rows], (sizes[rows] <= threat.radius).to(torch.uint8), "amax")
-            stays = is_done[images[rows]] == 0
+            done = torch.where(sizes[rows] <= threat.radius, turns[rows], len(x))
+            first_done.scatter_reduce_(0, images[rows], done, "amin")
+            stays = turns[rows] < first_done[images[rows]]
             if self.keep == "fooled" and not bool(stays.all()):
                 rows, origin, x_adv = rows[stays], origin[stays], x_adv[stays]
                 if not len(rows):

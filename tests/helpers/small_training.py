@@ -141,6 +141,7 @@ def loop_of(
     seed: int = 0,
     replays: int = 1,
     split_in_two: bool = False,
+    watches_collapse: bool = True,
 ) -> RecordedLoop:
     """A loop whose epoch checks return planned results."""
     planned = iter(checks)
@@ -157,6 +158,7 @@ def loop_of(
         schedule=schedule or Constant(),
         replays=replays,
         split_in_two=split_in_two,
+        watches_collapse=watches_collapse,
         seed=seed,
         noise=noise or StreamNoise.on(CPU),
         check=lambda network: CheckRecord.model_validate(next(planned, {"clean": 0.5})),

@@ -1,7 +1,7 @@
 """The training loop: stops, order of operations, resuming, and calls of the network."""
 
 import io
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
 from fractions import Fraction
@@ -34,9 +34,11 @@ from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.checkpoint import CheckedCheckpoint, Checkpoint, TrainingState
 from robustcli.store.records import CheckRecord
+from robustcli.store.results import read_run_results
 from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
+from robustcli.training.check import Check
 from robustcli.training.loop import Training, fit
 from robustcli.training.model import TrainingModel, parameter_groups
 from robustcli.training.saver import Saver
@@ -138,6 +140,25 @@ def test_collapse_stops_the_run() -> None:
     assert [updates for updates, _, _ in loop.saved] == [3, 6], "the collapsed weights were saved"
     assert loop.events[0]["event"] == "collapsed"
     assert loop.records[-1]["robust"] == 0.05, "the record of the epoch says why"
+
+
+@pytest.mark.parametrize(("defense", "is_stopped"), [("natural", False), ("{name: pgd_at, steps: 1}", True)])
+def test_only_adversarial_training_is_stopped_by_a_collapse(
+    defense: str, is_stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Natural training may lose robustness that it never aimed at, also if weights are selected by robustness."""
+    planned = iter([*GOOD, COLLAPSED])
+    monkeypatch.setattr(Check, "__call__", lambda *_: CheckRecord.model_validate(next(planned)))
+    spec = ExperimentSpec.parse(
+        "name: falling\ndata: {name: digits, val_size: 20, train_size: 40}\n"
+        "architecture: {name: small_cnn, width: 4, hidden: 8}\nthreat: {norm: linf, eps: 0.1}\n"
+        f"defense: {defense}\ntrain: {{epochs: 3, batch_size: 40, select: robust, device: cpu}}\nevaluate: {{}}\n",
+        "falling",
+    )
+    with pytest.raises(CollapseError) if is_stopped else nullcontext():
+        folder = run_experiment(spec, tmp_path, Screen(is_quiet=True))
+        results = read_run_results(folder.results)
+        assert (results.status, results.collapsed_at, results.epoch) == ("finished", None, 1)
 
 
 def test_collapse_rewinds_and_ends_the_run() -> None:
