@@ -13,7 +13,7 @@ _MOST = 0.5
 
 
 def has_collapsed(check: CheckRecord, best_robust: float) -> bool:
-    """Return whether robustness to many steps was lost; never for methods that are not adversarial.
+    """Return whether robustness to many steps was lost; never without a check of robustness.
 
     Args:
         best_robust: highest accuracy under many steps so far.

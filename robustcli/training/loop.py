@@ -127,8 +127,9 @@ class Loop:
         mixes_alone: whether the mixer changes every image independently.
         replays: updates on each batch; an epoch is always one pass over the images.
         split_in_two: whether every batch alternates between images of two fixed halves.
+        watches_collapse: whether a sudden loss of robustness is a failure, as for methods that are adversarial.
         check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step) if the
-            method is adversarial.
+            method is adversarial or weights are selected by it.
         save: writes a checkpoint, given the network to evaluate, whether it is the best so far, and its check.
         reload: restores the state of the best checkpoint.
         log: stores the record of an epoch or an event.
@@ -145,6 +146,7 @@ class Loop:
     schedule: Schedule
     replays: int
     split_in_two: bool
+    watches_collapse: bool
     seed: int
     noise: StreamNoise
     check: Callable[[nn.Module], CheckRecord]
@@ -266,11 +268,12 @@ def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> No
     record = Record(**{**measures, "epoch": epoch, "seconds": round(seconds, 3)})
     loop.log(record)
     loop.watcher.epoch(record)
-    if training.collapsed_at is None and has_collapsed(record, training.best_robust):
+    is_watched = loop.watches_collapse and training.collapsed_at is None
+    if is_watched and has_collapsed(record, training.best_robust):
         _collapse(training, loop, epoch, record)
         if training.is_over:
             return
-    elif training.collapsed_at is None and epoch + 1 == settings.epochs and withstands_one_step_only(record):
+    elif is_watched and epoch + 1 == settings.epochs and withstands_one_step_only(record):
         training.collapsed_at = epoch
     training.best_robust = max(training.best_robust, record.robust or 0.0)
     score = {"last": float(epoch), "clean": record.clean, "robust": record.robust}[settings.select]

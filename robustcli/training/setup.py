@@ -87,6 +87,7 @@ def assemble(
         schedule=instantiate(settings.schedule),
         replays=defense.replays,
         split_in_two=halves,
+        watches_collapse=defense.is_adversarial,
         seed=spec.seed,
         noise=noise,
         check=Check(settings, defense, data, threat),
