@@ -253,12 +253,14 @@ def _search_precision(device: str, engine: str, *, quiet: bool) -> str:
 
 def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
     """Return the models named by arguments and options; all share the options."""
+    from robustcli.models.schemes import matching
     from robustcli.store.results import ModelRequest
 
     words = [word for word in (given["subject"], *(given["overrides"] or ())) if word is not None]
     # With --model the first argument is an override.
     texts = [words.pop(0)] if words and (given["model"] is None or "=" not in words[0]) else []
     texts += [word for word in words if "=" not in word]
+    texts = [name for text in texts for name in matching(text)]
     overrides = tuple(word for word in words if "=" in word)
     names = ("architecture", "model", "weights", "weights_key", "mean", "std", "data", "preprocess")
     return [

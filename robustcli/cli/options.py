@@ -105,7 +105,8 @@ Models = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="MODEL|KEY=VALUE",
-        help="More models, for a table; and values to change, for example data.root=PATH or architecture.width=32.",
+        help="More models, for a table; and values to change, for example data.root=PATH or architecture.width=32. "
+        "'robustbench:cifar10/Linf/*' names all models that match.",
     ),
 ]
 Attack = Annotated[
@@ -127,7 +128,12 @@ AttackFrom = Annotated[
     typer.Option(help=".npz file with x_adv, labels and indices: evaluate examples that were made elsewhere."),
 ]
 Transfer = Annotated[
-    bool, typer.Option("--transfer", help="Also evaluate every model on the examples crafted on every other model.")
+    bool,
+    typer.Option(
+        "--transfer",
+        help="Also evaluate every model on the examples crafted on every other model. "
+        "With --architecture also give --mean and --std.",
+    ),
 ]
 Passes = Annotated[
     str | None,

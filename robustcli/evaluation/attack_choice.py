@@ -13,6 +13,8 @@ from robustcli.specs.renamed import understood
 from robustcli.specs.settings import EvaluateOptions
 
 _EVALUATORS = Family("evaluators", EvaluateOptions)
+# Settings of `transfer_attack` that describe the network on which examples are made.
+_OF_SOURCE = ("source", "architecture", "mean", "std")
 
 
 def evaluator_of(
@@ -38,8 +40,8 @@ def evaluator_of(
     if name not in catalog("attacks") and (whole := _evaluator_with_part(name)) is not None:
         return _checked({**whole, **options}, source)
     attack = attack_settings(name, options, option=option)
-    network = attack.pop("source", None)
-    wish = {"name": "attack"} if network is None else {"name": "transfer_attack", "source": network}
+    network = {key: attack.pop(key) for key in _OF_SOURCE if key in attack} if "source" in attack else {}
+    wish = {"name": "transfer_attack" if network else "attack", **network}
     return _checked({**wish, "attack": attack}, source)
 
 

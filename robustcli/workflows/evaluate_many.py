@@ -4,10 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.watcher import EvaluationWatcher
-from robustcli.models.find import checkpoint_in
+from robustcli.models.architecture import Architecture
+from robustcli.models.find import checkpoint_in, find_source, normalization_of
+from robustcli.models.schemes import scheme_of
+from robustcli.models.weights_fit import saved_normalization
 from robustcli.store.results import EvalResults, ModelRequest
 from robustcli.workflows.evaluate import Request, assess, require_sound
 
@@ -85,9 +89,28 @@ def _requests(
     for attack in attacks:
         for source in models:
             for model in models:
-                given = {} if source is model else {"source": str(checkpoint_in(Path(source.text or "")))}
-                options = {**request.options, **given}
+                options = {**request.options, **({} if source is model else _as_source(source))}
                 yield replace(request, subject=model, attack=attack, options=options), _name(source)
+
+
+def _as_source(model: ModelRequest) -> dict[str, Any]:
+    """Return the settings of `transfer_attack` for examples that are made on a model."""
+    text = model.text or ""
+    if model.architecture is None:
+        return {"source": text if scheme_of(text) is not None else str(checkpoint_in(Path(text)))}
+    prefix = "architecture."
+    settings = [override.removeprefix(prefix) for override in model.overrides if override.startswith(prefix)]
+    mean, std = normalization_of(model)
+    found = find_source(model)
+    is_known = mean is not None or "normalize=none" in settings
+    # When examples are made for another network, no labels tell which normalization suits.
+    if not is_known and isinstance(found, Architecture) and saved_normalization(found.weights) is None:
+        raise RobustCliError(
+            f"--transfer: nothing says which normalization {text} was trained with; give --mean and --std (0 and 1 "
+            "mean none)"
+        )
+    values = {} if mean is None or std is None else {"mean": list(mean), "std": list(std)}
+    return {"source": text, "architecture": " ".join([model.architecture, *settings]), **values}
 
 
 def _name(model: ModelRequest) -> str:

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from shell import TINY, Robust
 
 from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.checkpoint import Checkpoint
 from robustcli.store.files import read_json
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.train import run_experiment
@@ -77,6 +79,34 @@ def test_a_transfer_matrix_shows_every_model_the_examples_of_every_other(
     # Examples made on the other network are weaker than those made on the network itself.
     assert accuracies[0] <= accuracies[2]
     assert accuracies[3] <= accuracies[1]
+
+
+@pytest.mark.slow
+def test_weights_of_an_architecture_make_examples_for_each_other(
+    robust: Robust, trained: RunFolder, other: RunFolder
+) -> None:
+    files = ("a.pt", "b.pt")
+    for name, run in zip(files, (trained, other), strict=True):
+        checkpoint = Checkpoint.read(run.best)
+        inside = {key: value for key, value in checkpoint.weights.items() if key.startswith("body.")}
+        torch.save(inside, name)
+    normalization = ("--mean", checkpoint.mean[0], "--std", checkpoint.std[0])
+    settings = ("--architecture", "small_cnn", "architecture.width=4", "architecture.hidden=16")
+    words = ("eval", *files, *settings, "--data", "digits", "--norm", "linf", "--eps", 0.1, "--attack", "pgd", *WORDS)
+    robust(*words, "--transfer").require(
+        2, "--transfer: nothing says which normalization a.pt", "give --mean and --std"
+    )
+    assert not Path("evals").exists()
+    cells = json.loads(robust(*words, "--transfer", *normalization, "--json").require(0).out)
+    assert [(cell["source"], cell["model"]) for cell in cells] == [(a, b) for a in files for b in files]
+    (crafted,) = cells[1]["results"]["evaluations"].values()
+    given = {key: crafted["parameters"][key] for key in ("source", "architecture", "mean", "std")}
+    numbers = {"mean": checkpoint.mean, "std": checkpoint.std}
+    assert given == {"source": "a.pt", "architecture": "small_cnn width=4 hidden=16", **numbers}
+    # Examples made on the other network are weaker than those made on the network itself.
+    correct = [next(iter(cell["results"]["evaluations"].values()))["correct"] for cell in cells]
+    assert correct[0] <= correct[2]
+    assert correct[3] <= correct[1]
 
 
 @pytest.mark.parametrize(

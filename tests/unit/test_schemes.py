@@ -18,7 +18,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
 from robustcli.models.architecture import Architecture
 from robustcli.models.find import find_model, find_source
-from robustcli.models.schemes import NamedFile, forms
+from robustcli.models.schemes import NamedFile, forms, matching
 from robustcli.models.schemes.robustbench import Entry, entries
 from robustcli.models.weights_file import Weights
 from robustcli.registry.registry import instantiate
@@ -57,6 +57,24 @@ def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 def test_every_scheme_documents_its_names() -> None:
     assert forms() == ["hf:ORG/REPO[/FILE]", "robustbench:NAME", "timm:NAME", "torchvision:NAME"]
+
+
+def test_a_pattern_stands_for_all_models_of_one_threat_model() -> None:
+    full = {entry.full_name for entry in entries()}
+    found = matching("robustbench:cifar10/L2/*")
+    assert set(found) == {f"robustbench:{name}" for name in full if name.startswith("cifar10/L2/")}
+    assert len(found) == len(set(found)) > 3
+    assert matching(f"robustbench:{NAME[:-1]}?") == [f"robustbench:{NAME}"]
+    assert matching("robustbench:Salman2020Do_R1?") == ["robustbench:imagenet/Linf/Salman2020Do_R18"]
+    # Everything else is a name or a path.
+    for text in ("robustbench:Carmon2019Unlabeled", "runs/*", "model.pt"):
+        assert matching(text) == [text]
+    with pytest.raises(RobustCliError, match=r"several data sets or threat models; write one of .*cifar10/Linf/\*'"):
+        matching("robustbench:*")
+    with pytest.raises(RobustCliError, match="matches no model; write one of 'robustbench:cifar10/L2/"):
+        matching("robustbench:Nobody*")
+    with pytest.raises(RobustCliError, match=r"timm:res\*: only names of robustbench"):
+        matching("timm:res*")
 
 
 def test_names_of_the_table_are_unique_and_complete() -> None:

@@ -1,5 +1,6 @@
 """Transfer: the attack uses another network; the evaluated one decides."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,22 @@ def test_a_network_for_other_images_is_refused(tmp_path: Path, shape: tuple[int,
     words = f"takes {'x'.join(map(str, shape[:3]))} images of {shape[3]} classes; expected 1x8x8 images of 10"
     with pytest.raises(RobustCliError, match=words):
         gathered(Transferred(source=str(path), attack=PGD), model, x, y)
+
+
+def test_a_file_of_weights_may_be_the_source(tmp_path: Path) -> None:
+    model, x, y = case(tmp_path / "same.pt")
+    weights = Checkpoint.read(tmp_path / "same.pt").weights
+    torch.save({name: value for name, value in weights.items() if name.startswith("body.")}, tmp_path / "weights.pt")
+    source = Transferred(
+        source=str(tmp_path / "weights.pt"), architecture="small_cnn width=16", mean=(0.0,), std=(1.0,), attack=PGD
+    )
+    usual = gathered(Attacked(attack=PGD), model, x, y)
+    assert torch.equal(gathered(source, model, x, y).survives, usual.survives)
+    assert not torch.equal(gathered(replace(source, std=(0.1,)), model, x, y).margins, usual.margins)
+    with pytest.raises(
+        RobustCliError, match=r"nothing says which normali.ation it was trained with; give mean and std"
+    ):
+        gathered(replace(source, mean=None, std=None), model, x, y)
 
 
 def test_the_other_network_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustcli.errors import RobustCliError
 from robustcli.models.source import Facts, ModelSource
 
 
@@ -45,11 +46,29 @@ class Scheme:
         form: form of a name, for help and messages.
         find: (name after the colon, value of --weights or None) -> source.
         takes_architecture: whether the user may name the architecture of the weights.
+        match: pattern with * or ? -> names after the colon; None if names cannot be listed.
     """
 
     form: str
     find: Callable[[str, str | None], ModelSource | NamedFile]
     takes_architecture: bool = False
+    match: Callable[[str], list[str]] | None = None
+
+
+def matching(text: str) -> list[str]:
+    """Return the models that a name with * or ? stands for, or the name itself if it has neither or is a path.
+
+    Raises:
+        RobustCliError: no model matches, or models of this kind cannot be listed.
+    """
+    named = scheme_of(text)
+    if named is None or not any(sign in named[1] for sign in "*?"):
+        return [text]
+    scheme, pattern = named
+    if scheme.match is None:
+        raise RobustCliError(f"{text}: only names of robustbench may contain * or ?; write {scheme.form}")
+    prefix = text.removesuffix(pattern)
+    return [f"{prefix}{name}" for name in scheme.match(pattern)]
 
 
 def scheme_of(text: str) -> tuple[Scheme, str] | None:

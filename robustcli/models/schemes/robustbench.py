@@ -7,6 +7,7 @@ identifier at Google Drive. Ensembles and networks with special layers are not i
 import csv
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,23 @@ def entry_of(name: str) -> Entry:
     )
 
 
+def match(pattern: str) -> list[str]:
+    """Return the full names that match a pattern such as cifar10/Linf/*.
+
+    Raises:
+        RobustCliError: none does, or they belong to several data sets or threat models, which one command cannot
+            evaluate.
+    """
+    found = [entry.full_name for entry in entries() if fnmatchcase(entry.full_name, pattern)]
+    found = found or [entry.full_name for entry in entries() if fnmatchcase(entry.name, pattern)]
+    groups = sorted({name.rpartition("/")[0] for name in found or (entry.full_name for entry in entries())})
+    if len(groups) == 1 and found:
+        return found
+    problem = "matches models of several data sets or threat models" if found else "matches no model"
+    choices = ", ".join(f"'robustbench:{group}/*'" for group in groups)
+    raise RobustCliError(f"robustbench:{pattern}: {problem}; write one of {choices}")
+
+
 @cache
 def entries() -> tuple[Entry, ...]:
     """Return all models of the table."""
@@ -134,4 +152,4 @@ def entries() -> tuple[Entry, ...]:
         return tuple(Entry(**row) for row in csv.DictReader(file))
 
 
-SCHEME = Scheme(form="robustbench:NAME", find=find)
+SCHEME = Scheme(form="robustbench:NAME", find=find, match=match)
