@@ -70,8 +70,9 @@ class HiddenMuon(Optimizer):
         """Add the gradient to the running sum and return Nesterov's step."""
         assert gradient is not None
         state = self.state[weight]
-        past: Tensor = state.setdefault("momentum_buffer", torch.zeros_like(weight))
-        past.mul_(momentum).add_(gradient)
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        past: Tensor = state["momentum_buffer"].mul_(momentum).add_(gradient)
         return gradient + momentum * past
 
 
@@ -81,17 +82,25 @@ _Muon = without_compiler(HiddenMuon)
 def orthogonalized(matrices: Tensor) -> Tensor:
     """Return U V^T, approximately, for every matrix U S V^T of a batch (n, rows, columns); zeros stay zeros.
 
-    The polynomial of every step is multiplied on the Gram matrix of the shorter side, which costs 0.4 of the time of
+    The polynomial of every step is multiplied on the Gram matrix of the shorter side, which takes 0.4 of the time of
     applying each step to the whole matrix (128 x 1152, one thread of a CPU).
     """
     if matrices.shape[-2] > matrices.shape[-1]:
-        return orthogonalized(matrices.mT).mT
+        return orthogonalized(matrices.transpose(-2, -1)).transpose(-2, -1)
     scaled = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
-    gram = scaled @ scaled.mT
-    one = torch.eye(len(gram[0]), dtype=gram.dtype, device=gram.device)
-    product: Tensor = one
-    for _ in range(_TIMES):
-        step = _A * one + _B * gram + _C * (gram @ gram)
-        product, gram = step @ product, step @ gram @ step
+    gram = scaled @ scaled.transpose(-2, -1)
+    step = _factor(gram)
+    product = step
+    for _ in range(_TIMES - 1):
+        gram = step @ gram @ step
+        step = _factor(gram)
+        product = step @ product
     orthogonal: Tensor = product @ scaled
     return orthogonal
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """Return a + b G + c G^2, by which one step multiplies the matrices with Gram matrices G."""
+    factor = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
+    factor.diagonal(dim1=-2, dim2=-1).add_(_A)
+    return factor
