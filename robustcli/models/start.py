@@ -40,7 +40,9 @@ def start_from(network: nn.Module, text: str, chosen: MemberSpec, shape: ImageSh
     try:
         stored = _weights(text, chosen, shape)
     except RobustCliError as error:
-        raise RobustCliError(f"train.start_from: {error}") from error
+        # An option that specs do not have.
+        said = str(error).replace("choose one with --weights-key", "write one of them into a file of its own")
+        raise RobustCliError(f"train.start_from: {said}") from error
     own = network.state_dict()
     of_normalization = {name: value for name, value in own.items() if name.startswith(_NORMALIZATION)}
     given = {name: value for name, value in stored.items() if not name.startswith(_NORMALIZATION)} | of_normalization

@@ -130,6 +130,19 @@ def test_weights_of_another_program_are_a_start(tmp_path: Path) -> None:
         )
 
 
+def test_a_file_with_several_networks_is_no_start(tmp_path: Path) -> None:
+    """The option of `robust eval` that chooses one is not there in a spec."""
+    sets = {name: build("xcit", classes).body.state_dict() for name, classes in (("model", 10), ("ema", 10))}
+    sets["ema"] = {name: value + 1 if value.is_floating_point() else value for name, value in sets["ema"].items()}
+    torch.save(sets, tmp_path / "two.pt")
+    torch.save({f"{name}.{key}": one for name, each in sets.items() for key, one in each.items()}, tmp_path / "flat.pt")
+    chosen = member("xcit", width=8, heads=2, depth=1)
+    for file in ("two.pt", "flat.pt"):
+        with pytest.raises(RobustCliError, match=r"several sets of weights .*write one of them into a file") as caught:
+            start(build("xcit"), str(tmp_path / file), chosen, ImageShape(1, 8, 8, 10))
+        assert "--weights-key" not in str(caught.value)
+
+
 def test_a_model_by_name_is_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
     timm = pytest.importorskip("timm")
 
