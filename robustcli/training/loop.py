@@ -181,7 +181,8 @@ def fit(training: Training, loop: Loop) -> None:
             # After the last update of an epoch, run its check first; it would be lost otherwise.
             if ranks.any_of(loop.stop_requested()) and training.updates % loop.steps_per_epoch:
                 _raise_if_not_finite(training, loop)
-                loop.save(_evaluated(training, loop), False, CheckRecord())
+                # Without a pass over all images: a job that has to end is killed soon.
+                loop.save(training.average.averaged(training.network, lambda: ()), False, CheckRecord())
                 raise Interrupted(f"stopped in epoch {epoch + 1}, after update {training.updates}")
         _raise_if_not_finite(training, loop)
         _end_epoch(training, loop, epoch, time.perf_counter() - begun)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robustcli.attacks.crafting import evaluating
 from robustcli.cli.progress import Screen
 from robustcli.data.loading import load_data
+from robustcli.data.splits import Data
 from robustcli.data.targets import Labels
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.natural import natural
@@ -397,6 +398,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(defense: MinMax, stop_after: 
     whole = {record["epoch"]: record["loss"] for record in straight_loop.records}
     for record in resumed_loop.records:
         assert record["loss"] == pytest.approx(whole[record["epoch"]], rel=1e-6)
+
+
+def test_a_stop_within_an_epoch_does_not_wait_for_a_pass_over_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics of an average are re-estimated at the end of the epoch; until then they are the trained network's."""
+    noise, passes = StreamNoise.on(CPU), []
+    clean_batches = Data.clean_batches
+    monkeypatch.setattr(Data, "clean_batches", lambda *given: passes.append(1) or clean_batches(*given))
+    averaging = Swa(start_epoch=0)
+    training = training_of(SETTINGS, natural(), averaging=averaging, noise=noise)
+    saved: list[nn.Module] = []
+    loop = replace(
+        loop_of(training, SETTINGS, noise=noise, stop_requested=lambda: training.updates >= 4),
+        save=lambda network, *_: saved.append(deepcopy(network)),
+    )
+    with pytest.raises(Interrupted, match="after update 4"):
+        fit(training, loop)
+    assert len(passes) == 1, "more than that of the first epoch"
+    assert len(saved) == 2
+    statistics = dict(training.network.named_buffers())
+    assert statistics
+    for name, value in saved[-1].named_buffers():
+        assert torch.equal(value, statistics[name]), name
+    assert not torch.equal(next(saved[-1].parameters()), next(training.network.parameters())), "not the average"
 
 
 @pytest.mark.parametrize("stop_after", [3, 9, 12])

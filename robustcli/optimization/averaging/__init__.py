@@ -23,7 +23,11 @@ class RunningAverage(Stateful, Protocol):
         ...
 
     def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
-        """The network to evaluate; `images` yields clean training batches for batch statistics."""
+        """The network to evaluate.
+
+        `images` yields clean training batches for batch statistics; none if there is no time for them, when a run is
+        stopped within an epoch.
+        """
         ...
 
 

@@ -19,7 +19,7 @@ class AveragedCopy:
     Args:
         model: the network at the start; it is copied and never changed.
         buffers: batch statistics of the copy. "copy": a copy of those of the trained network. "average": averaged like
-            the weights. "re_estimate": recomputed in one pass over clean images.
+            the weights. "re_estimate": recomputed in one pass over clean images; without images as "copy".
     """
 
     def __init__(self, model: nn.Module, buffers: Buffers) -> None:
@@ -38,16 +38,21 @@ class AveragedCopy:
 
     def evaluated(self, model: nn.Module, images: CleanImages) -> nn.Module:
         """Return the copy with the batch statistics for evaluation."""
-        if self.buffers == "re_estimate":
-            self._re_estimate(images)
+        if self.buffers == "re_estimate" and self._re_estimate(images):
+            return self.network
         with torch.no_grad():
             for own, live in zip(self.network.buffers(), model.buffers(), strict=True):
-                if self.buffers == "copy" or (self.buffers == "average" and not own.is_floating_point()):
+                if self.buffers != "average" or not own.is_floating_point():
                     own.copy_(live)
         return self.network
 
-    def _re_estimate(self, images: CleanImages) -> None:
-        """Set statistics of batch norms to the mean over batches (momentum None); other layers start theirs anew."""
+    def _re_estimate(self, images: CleanImages) -> bool:
+        """Set statistics of batch norms to the mean over batches (momentum None); other layers start theirs anew.
+
+        Returns:
+            False if there were no images, so that the statistics are not set.
+        """
+        has_images = False
         for module in self.network.modules():
             if isinstance(module, RunningStatistics):
                 module.reset_running_stats()
@@ -62,10 +67,12 @@ class AveragedCopy:
             with torch.no_grad():
                 for x in images():
                     self.network(x)
+                    has_images = True
         finally:
             self.network.eval()
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+        return has_images
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict()}
