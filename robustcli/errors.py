@@ -53,19 +53,30 @@ class Interrupted(BaseException):
     """
 
 
+# Usual names of the field for what is called otherwise here.
+_USUAL = {"aa": "autoattack", "cw": "carlini_wagner", "mifgsm": "mim", "wrn": "wide_resnet", "standard": "natural"}
+
+
 def suggest(found: str, known: Iterable[str]) -> str:
     """Return the end of an error message: the nearest known name, and all of them or, if there are many, five."""
     names = sorted(set(known))
-    nearest = get_close_matches(found, names, n=_NEAREST, cutoff=0)
-    is_near = bool(get_close_matches(found, nearest[:1], cutoff=0.6))
+    # PGD-AT is pgd_at.
+    plain = {_plain(name): name for name in reversed(names)}
+    nearest = [plain[near] for near in get_close_matches(_plain(found), plain, n=_NEAREST, cutoff=0)]
+    is_near = bool(get_close_matches(_plain(found), map(_plain, nearest[:1]), cutoff=0.6))
     # learning_rate is lr.
     initials = "".join(word[:1] for word in found.split("_"))
-    if not is_near and len(initials) > 1 and initials in names:
-        nearest, is_near = [initials, *(name for name in nearest if name != initials)][:_NEAREST], True
+    other = _USUAL.get(_plain(found).replace("_", ""), initials if len(initials) > 1 else "")
+    if not is_near and other in names:
+        nearest, is_near = [other, *(name for name in nearest if name != other)][:_NEAREST], True
     hint = f"; did you mean '{nearest[0]}'?" if is_near else ""
     if len(names) <= _SHORT:
         return f"{hint} (known: {', '.join(names) or 'none'})"
     return f"{hint} (nearest of {len(names)}: {', '.join(nearest)})"
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_")
 
 
 def shortened(text: str, width: int = 100) -> str:

@@ -71,7 +71,7 @@ def diagnose_network(
         examples=examples,
         seed=seed,
         device=device,
-        begins=lambda name: None if quiet else typer.echo(f"looking: {name}", err=True),
+        begins=lambda name: None if quiet else typer.echo(f"diagnosing {name} ...", err=True),
     )
     title = f"{wanted.text or model}, {results.threat}"
     if out is not None:

@@ -24,6 +24,28 @@ _INSTEAD = {
     "train --smoke": "use train.epochs=1 data.train_size=256; `robust check-member NAME` tests a member in seconds",
     "sweep --slurm": "add --engine slurm, as in --engine slurm --slurm PARTITION --time 12:00:00",
     "runs --sweep": "use --where name=NAME",
+    "eval --n": "write -n N or --examples N",
+    "sweep --jobs": "run the same command several times at once; each takes rows that no other has",
+    "train --gpus": "write --devices N",
+    "report --latex": "use --markdown, --csv or --json",
+    "report --format": "use --markdown, --csv or --json",
+}
+# Commands that take values of the spec as KEY=VALUE, and keys that are often written as options.
+_WITH_SPEC = ("train", "reproduce", "sweep", "plan", "validate", "submit")
+_KEYS = {
+    "architecture": "architecture",
+    "arch": "architecture",
+    "batch-size": "train.batch_size",
+    "data": "data.name",
+    "defense": "defense",
+    "device": "train.device",
+    "epochs": "train.epochs",
+    "eps": "threat.eps",
+    "lr": "train.lr",
+    "norm": "threat.norm",
+    "precision": "train.precision",
+    "root": "data.root",
+    "seed": "seed",
 }
 
 
@@ -42,6 +64,12 @@ def usual(words: Sequence[str]) -> list[str]:
     for key in (command, f"{command} {found[1] if len(found) > 1 else ''}", *(f"{command} {one}" for one in options)):
         if key in _INSTEAD and not ({"--engine"} & set(options)):
             raise RobustCliError(f"robust {key}: there is no such {_kind(key)}; {_INSTEAD[key]}")
+    for option in options if command in _WITH_SPEC else ():
+        name = option.removeprefix("--")
+        wanted = name if "." in name else _KEYS.get(name.replace("_", "-"))
+        if wanted is not None:
+            value = next((two for one, two in pairwise(found) if one == option), "VALUE")
+            raise RobustCliError(f"robust {command} {option}: there is no such option; write {wanted}={value}")
     for option, value in pairwise(found):
         if option == "--json" and value.endswith(".json") and command in ("eval", "diagnose"):
             raise RobustCliError(f"--json {value}: --json prints to the terminal; write --out {value} for a file")

@@ -32,7 +32,12 @@ def inspect_file(
         print_json(facts)
         return
     for key, value in facts.items():
-        if value not in (None, [], {}):
+        if key == "sets":
+            for place, about in value.items():
+                types = ", ".join(about["types"])
+                numbers = f"{about['tensors']} tensors with {about['values']:,} values, buffers included ({types})"
+                typer.echo(f"weights in {place}: {numbers}, from {about['first']} to {about['last']}")
+        elif value not in (None, [], {}):
             typer.echo(f"{key.replace('_', ' ')}: {_words(value)}")
 
 

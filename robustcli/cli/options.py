@@ -91,7 +91,9 @@ Preprocess = Annotated[
 Eps = Annotated[
     str | None, typer.Option(help="Radius of the threat model, for example 8/255. Default: the value in the spec.")
 ]
-NormOption = Annotated[NormName | None, typer.Option(help="Norm of the threat model. Default: the norm in the spec.")]
+NormOption = Annotated[
+    NormName | None, typer.Option(case_sensitive=False, help="Norm of the threat model. Default: the norm in the spec.")
+]
 Examples = Annotated[int | None, typer.Option("--examples", "-n", min=1, help="Use only the first N test images.")]
 Images = Annotated[str | None, typer.Option(help="Name of a data set, .npz file or folder of images.")]
 Seed = Annotated[

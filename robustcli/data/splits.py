@@ -219,7 +219,9 @@ class Data:
             hint = "set data.val_size" if split == "val" else f"the data set has no {split} part"
             raise RobustCliError(f"data: there are no {split} images; {hint}")
         if count is not None and not 1 <= count <= size:
-            raise RobustCliError(f"data: {count} {split} images requested; there are only {size}")
+            raise RobustCliError(
+                f"data: {count} {split} images requested; there are only {size}, which are all used by default"
+            )
         rows = part.rows[:count]
         labels = part.store.labels[rows.to(part.store.labels.device)]
         if self._labels_by_name is not None:

@@ -1,5 +1,6 @@
 """Turn the name of an attack or of an evaluator into a checked evaluator."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
@@ -34,6 +35,10 @@ def evaluator_of(
     Raises:
         RobustCliError: there is no such evaluator or attack, or a setting is wrong.
     """
+    if name in ("transfer", "transfer_attack") and "attack" not in options:
+        raise RobustCliError(
+            f"{option}attack {name}: name the attack and the model to craft on: {option}attack pgd {option}source MODEL"
+        )
     wish = understood({"name": name, **options}, source)
     if wish["name"] in catalog("evaluators"):
         return _checked(wish, source)
@@ -67,6 +72,10 @@ def attack_settings(name: str, options: Mapping[str, Any], *, option: str = "--"
     """
     if name not in catalog("attacks"):
         known = [*catalog("evaluators"), *catalog("attacks")]
+        # pgd-20 and, as results call it, pgd-20-1: its steps and restarts.
+        counted = re.fullmatch(r"(\w*?[a-z])-?([1-9][0-9]*)(-[0-9]+)?", name.lower())
+        if counted and "steps" in getattr(catalog("attacks").get(counted[1]), "parameters", {}):
+            raise RobustCliError(f"{option}attack {name}: write {option}attack {counted[1]} {option}steps {counted[2]}")
         raise RobustCliError(f"{option}attack: there is no evaluator or attack '{name}'{suggest(name, known)}")
     has_no_pass = catalog("attacks")[name].passes == (0, 0, 0)
     if has_no_pass or options.get("steps") == 0:

@@ -32,8 +32,10 @@ class ExternalNetwork(Network):
             raise
         except (Exception, SystemExit) as error:  # code of other packages may raise anything
             count = f"{len(x)} image{'s' if len(x) > 1 else ''}"
+            shape = "x".join(map(str, x.shape[1:]))
             raise EvaluationError(
-                f"the network fails on a batch of {count} ({_said(error)}); attacks need batches of any size"
+                f"the network fails on a batch of {count} of {shape} ({_said(error)}); it must take these images in "
+                "batches of any size"
             ) from error
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
             return logits  # type: ignore[no-any-return]  # the checks before an evaluation say what is wrong

@@ -99,6 +99,12 @@ def checkpoint_in(path: Path) -> Path:
             f"{path}: no such file; {path} is an architecture, so name the file of its weights: "
             f"robust eval WEIGHTS --architecture {path}"
         )
+    if not path.exists():
+        # A run without its folder, and weights without the folder of checkpoints.
+        names = (path.name, f"{path.name}.pt")
+        others = (Path("runs") / path, *(path.parent / "checkpoints" / name for name in names))
+        if near := next((other for other in others if other.exists()), None):
+            raise RobustCliError(f"{path}: no such file; did you mean '{near}'?")
     if not path.is_dir():
         return path
     places = ("checkpoints/best.pt", "best.pt", "*/checkpoints/best.pt", "*/*/checkpoints/best.pt")

@@ -37,7 +37,7 @@ def explanations_of(text: str) -> list[Explanation]:
     Raises:
         RobustCliError: there is none.
     """
-    wanted = text.strip().lower().replace("_", "-").replace(" ", "-")
+    wanted = text.strip().lower().replace("_", "-").replace(" ", "-").removeprefix("exit-code-")
     found = [one for one in EXPLANATIONS if one.code.lower() == wanted]
     if not found:
         found = [

@@ -88,6 +88,10 @@ class Checker:
             return _FAILED
         members = catalog(family.name)
         name = value["name"]
+        if name not in members and family.name == "evaluators" and name in catalog("attacks"):
+            text = f"'{name}' is an attack, not an evaluator; write {{name: attack, attack: {name}}}"
+            self.problems.append(((*where, "name"), text))
+            return _FAILED
         if name not in members:
             self.problems.append(((*where, "name"), f"unknown name '{name}' in {family.name}{suggest(name, members)}"))
             return _FAILED

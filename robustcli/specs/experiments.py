@@ -1,5 +1,6 @@
 """The shipped specs and sweeps: next to the package in a checkout, inside an installed package."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import robustcli
@@ -40,11 +41,14 @@ def find(name: str) -> Path:
         RobustCliError: there is none, or there are several.
     """
     path = Path(name)
+    if name and path.is_dir():
+        inside = next((f", such as {found}" for found in sorted(path.glob("**/spec.yaml"))), "")
+        raise RobustCliError(f"{name}: is a folder; expected the YAML file of a spec{inside}")
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if path.is_file():
             return path
         if not (folder() / path).is_file():
-            raise RobustCliError(f"{name}: no such file{suggest(path.with_suffix('').as_posix(), _files())}")
+            raise RobustCliError(f"{name}: no such file{_nearest(path)}")
         return folder() / path
     matches = [known for known in _files() if known == name or known.rpartition("/")[2] == name]
     if len(matches) == 1:
@@ -52,6 +56,14 @@ def find(name: str) -> Path:
     if matches:
         raise RobustCliError(f"experiment '{name}' is not one but several: {', '.join(matches)}")
     raise RobustCliError(f"unknown experiment '{name}'{suggest(name, _files())}")
+
+
+def _nearest(path: Path) -> str:
+    """The end of a message: the nearest file in the same folder, otherwise the nearest shipped specs."""
+    files = [file.as_posix() for file in (*path.parent.glob("*.yaml"), *path.parent.glob("*.yml"))]
+    if near := get_close_matches(path.as_posix(), files, n=1, cutoff=0.75):
+        return f"; did you mean '{near[0]}'?"
+    return suggest(path.with_suffix("").as_posix(), _files())
 
 
 def summary(name: str) -> str:

@@ -214,6 +214,10 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
     """Return the document with values replaced; a member written as only its name becomes a mapping."""
     for override in overrides:
         key, equals, text = override.partition("=")
+        if override and not equals and Path(override).exists():
+            raise RobustCliError(
+                f"'{override}': takes only one file or folder; after it come changes such as train.epochs=30"
+            )
         if not equals or not all(key.split(".")):
             raise RobustCliError(f"override '{shortened(override)}': write key.subkey=value, such as train.epochs=30")
         if key.count(".") >= DEEPEST:

@@ -56,7 +56,9 @@ def read_yaml(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RobustCliError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RobustCliError(f"{path}: cannot be read as text; expected a YAML file") from error
+    except OSError as error:
         raise RobustCliError(f"{path}: cannot be read as text: {error}") from error
     return parse_yaml(text, str(path))
 
@@ -70,7 +72,9 @@ def parse_yaml(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise SpecError(source, [f"{where}not YAML: {getattr(error, 'problem', None) or error}"]) from error
+        problem = str(getattr(error, "problem", None) or error)
+        hint = "; indent with spaces instead of tabs" if "'\\t'" in problem else ""
+        raise SpecError(source, [f"{where}not YAML: {problem}{hint}"]) from error
     except RecursionError:
         raise SpecError(source, [_too_deep()]) from None
     try:

@@ -39,6 +39,8 @@ def other_kind(path: Path) -> str | None:
             return words
     if start.startswith(_ZIP) and not _has_an_end(path):
         return "truncated: a zip archive without its end; download or copy it again"
+    if start.startswith(_ZIP) and not _has_data(path):
+        return "a zip archive of other files; unpack it and name the file or folder inside"
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it and name the file inside"
     if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") <= path.stat().st_size:
@@ -59,6 +61,12 @@ def _text_kind(start: bytes) -> str | None:
     if not first:
         return "empty except for spaces; download or copy it again"
     return f"a text that begins with '{shortened(first, 50)}'; name another file"
+
+
+def _has_data(path: Path) -> bool:
+    """Return whether a zip archive has a file that torch.save or numpy.savez writes."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(("data.pkl", ".npy")) for name in archive.namelist())
 
 
 def _has_an_end(path: Path) -> bool:

@@ -205,6 +205,10 @@ def read_results(path: Path) -> Results:
     Raises:
         RobustCliError: the file is missing, damaged or of another kind; the message has the keys.
     """
+    if path.suffix.lower() == ".zip" and path.is_file():
+        raise RobustCliError(
+            f"{path}: a zip archive; unpack it and name the folder, or use robust verify or robust diff"
+        )
     raw = read_json(path)
     if not isinstance(raw, Mapping) or not {"evaluations", "data"} <= raw.keys():
         found = ", ".join(map(str, list(raw)[:5])) if isinstance(raw, Mapping) else short(raw)

@@ -1,5 +1,6 @@
 """`robust compare`: two results on the same images -> what can be claimed about their difference."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -199,6 +200,8 @@ def read_side(path: Path) -> Results:
         RobustCliError: there is none, or it is damaged or foreign.
     """
     file = path / "results.json" if path.is_dir() else path
+    if re.match("[a-z]+:", str(path)) and not path.exists():
+        raise RobustCliError(f"{path}: a model, not results; evaluate it first: robust eval {path} --out FILE.json")
     if not file.is_file():
         found = "found no results.json in this folder" if path.is_dir() else "no such file"
         raise RobustCliError(f"{path}: {found}; expected a finished run, or a file of `robust eval --out`")

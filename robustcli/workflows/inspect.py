@@ -1,12 +1,15 @@
 """`robust inspect`: contents of the file of a network, without building or running it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
+from robustcli.measuring.network_profile import profile_of
 from robustcli.models.build import SELECTED_ON_TEST
 from robustcli.models.find import checkpoint_in
 from robustcli.models.schemes import NamedFile, scheme_of
@@ -61,15 +64,22 @@ def _of_checkpoint(contents: CheckedCheckpoint, path: Path) -> dict[str, Any]:
         "spec_digest": spec.digest,
         "seed": spec.seed,
         "architecture": {"name": spec.architecture.name, **to_plain(spec.architecture.parameters)},
-        "parameters": sum(tensor.numel() for tensor in contents.weights.values()),
+        "parameters": _parameters(spec, ImageShape(*contents.shape)),
         "images": f"{channels}x{height}x{width}, {classes} classes",
         "data": spec.data.name,
         "defense": spec.defense.name,
         "threat": f"{spec.threat.norm} {exact_text(spec.threat.eps)}",
-        "held_out_accuracy": contents.check.held_out_accuracy,
+        "clean_accuracy_on_held_out_images": contents.check.held_out_accuracy,
         "evaluations": list(spec.evaluate),
         "notes": [SELECTED_ON_TEST] if spec.train.allow_test_selection else [],
     }
+
+
+def _parameters(spec: ExperimentSpec, shape: ImageShape) -> int | None:
+    """Number of parameters, without buffers as in all tables; None for a network without a profile."""
+    with suppress(RobustCliError):
+        return profile_of(spec.architecture, shape).parameters
+    return None
 
 
 def _of_weights(weights: Weights, text: str) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def _about(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     names = list(tensors)
     return {
         "tensors": len(tensors),
-        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "values": sum(tensor.numel() for tensor in tensors.values()),
         "types": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
         "first": names[0],
         "last": names[-1],

@@ -27,7 +27,7 @@ class Kind:
 
 
 KINDS = {
-    "defense": Kind("defenses", "robust train SPEC defense.name=NAME"),
+    "defense": Kind("defenses", "robust train SPEC defense=NAME"),
     "attack": Kind("attacks", "robust eval MODEL --attack NAME"),
     "architecture": Kind("architectures", "robust train SPEC architecture.name=NAME"),
     "evaluator": Kind("evaluators", "robust eval MODEL --attack NAME"),

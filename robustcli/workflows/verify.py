@@ -138,6 +138,8 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
         wanted = ModelRequest(text=str(files.best))
     elif isinstance(stored, EvalResults):
         wanted = stored.subject
+    elif not folder.exists():
+        raise RobustCliError(f"{folder}: no such file or folder; expected a run, an evaluation or a .zip file of one")
     else:
         raise RobustCliError(
             f"{folder}: found no spec.yaml and no results.json of `robust eval`; expected the folder of a run or of "

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ def test_a_run_is_described(robust: Robust, trained: RunFolder) -> None:
     assert facts["architecture"]["name"] == "small_cnn"
     assert (facts["threat"], facts["data"], facts["images"]) == ("linf 0.1", "digits", "1x8x8, 10 classes")
     assert facts["evaluations"] == ["clean", "pgd"]
+    sizes = {key: facts["architecture"][key] for key in ("width", "hidden")}
+    network = ARCHITECTURES.get("small_cnn")(ImageShape(1, 8, 8, 10), **sizes)
+    assert facts["parameters"] == sum(value.numel() for value in network.parameters()) > 1000
     robust("inspect", trained.best).require(0, "kind: checkpoint of robust train", "next: robust eval")
 
 
@@ -36,7 +40,7 @@ def test_weights_name_their_likely_architecture_and_the_next_command(robust: Rob
     assert set(facts["sets"]) == {"model", "ema"}
     assert facts["normalization"] == {"mean": [0.5] * 3, "std": [0.25] * 3}
     assert facts["likely_architecture"] == "--architecture resnet18 architecture.width=4"
-    assert facts["sets"]["model"]["parameters"] == sum(value.numel() for value in state.values())
+    assert facts["sets"]["model"]["values"] == sum(value.numel() for value in state.values())
     command = facts["next"].split()
     assert command[:3] == ["robust", "eval", "w.pt"]
     data = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
@@ -53,6 +57,9 @@ def test_torchscript_is_recognized_and_other_files_are_refused(robust: Robust, t
     robust("inspect", "gone.pt").require(2, "gone.pt: no such file")
     (tmp_path / "page.pt").write_text("<!DOCTYPE html>")
     robust("inspect", "page.pt").require(2, "an HTML or XML page")
+    with zipfile.ZipFile("claim.zip", "w") as archive:
+        archive.writestr("run/results.json", "{}")
+    robust("inspect", "claim.zip").require(2, "a zip archive of other files; unpack it")
 
 
 def test_a_name_of_timm_is_not_a_file(robust: Robust) -> None:

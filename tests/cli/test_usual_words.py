@@ -32,6 +32,10 @@ def test_other_names_of_commands_and_parts_are_understood(robust: Robust, traine
         ("compare a b --paired", "leave --paired out"),
         ("plot pareto", "robust pareto"),
         ("eval runs/x --json out.json", "write --out out.json for a file"),
+        ("eval runs/x --n 5", "write -n N or --examples N"),
+        ("train mine.yaml --seed 1", "write seed=1"),
+        ("train mine.yaml --epochs=3", "write train.epochs=VALUE"),
+        ("sweep mine.yaml --train.lr 0.1,0.2", "write train.lr=0.1,0.2"),
     ],
 )
 def test_what_there_is_not_names_what_there_is(robust: Robust, words: str, instead: str) -> None:
@@ -89,3 +93,47 @@ def test_survivors_are_attacked_anew(robust: Robust, trained: RunFolder) -> None
     robust("verify", folder, "--resample", 5, "--attack", "none").require(2, "attacks nothing")
     robust("verify", folder, "--attack", "pgd").require(2, "only with --resample N")
     robust("verify", folder, "--resample", 3, "--attack", "clean", "--key", "fgsm").require(0, "no verdict changes")
+
+
+def test_paths_that_are_nearly_right_are_named(robust: Robust, trained: RunFolder, tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    shutil.copytree(trained.path, run)
+    robust("eval", "mine").require(2, "did you mean 'runs/mine'?")
+    robust("eval", "runs/mine/best").require(2, "did you mean 'runs/mine/checkpoints/best.pt'?")
+    robust("train", run).require(2, "is a folder", "spec.yaml")
+    robust("train", tiny.with_suffix(".yml")).require(2, f"did you mean '{tiny}'?")
+    robust("train", trained.best).require(2, "expected a YAML file")
+    robust("verify", run, tmp_path).require(2, "takes only one file or folder")
+    robust("verify", tmp_path / "gone.zip").require(2, "no such file or folder")
+
+
+def test_archives_and_models_in_place_of_results_are_recognized(
+    robust: Robust, trained: RunFolder, tmp_path: Path
+) -> None:
+    shutil.make_archive(str(tmp_path / "claim"), "zip", trained.path)
+    for words in (("compare", "claim.zip", trained.path), ("results", "claim.zip"), ("report", "claim.zip")):
+        robust(*words).require(2, "a zip archive; unpack it")
+    robust("diff", trained.path, "robustbench:Some").require(2, "evaluate it first: robust eval robustbench:Some")
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        ("--attack PGD", "did you mean 'pgd'?"),
+        ("--attack aa", "did you mean 'autoattack'?"),
+        ("--attack cw", "did you mean 'carlini_wagner'?"),
+        ("--attack pgd-20", "write --attack pgd --steps 20"),
+        ("--attack pgd-50-10", "write --attack pgd --steps 50"),
+        ("--attack transfer --source x.pt", "--attack pgd --source MODEL"),
+    ],
+)
+def test_usual_names_of_attacks_lead_to_ours(robust: Robust, trained: RunFolder, words: str, instead: str) -> None:
+    robust("eval", trained.path, *words.split()).require(2, instead)
+
+
+def test_the_norm_may_be_written_in_capitals(robust: Robust, trained: RunFolder) -> None:
+    robust("eval", trained.path, "--attack", "clean", "--norm", "Linf", "-n", 5).require(0)
+
+
+def test_an_exit_code_is_explained_in_words(robust: Robust) -> None:
+    assert robust("explain", "exit", "code", "4").require(0).out == robust("explain", 4).require(0).out

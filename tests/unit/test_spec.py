@@ -187,6 +187,7 @@ WRONG = [
     ("name=null", "name: nothing is not text"),
     ("evaluate=3", "evaluate: not a mapping of result names to evaluators"),
     ("evaluate=false", "evaluate: not a mapping of result names to evaluators"),
+    ("evaluate.pgd=pgd", "evaluate.pgd.name: 'pgd' is an attack, not an evaluator; write {name: attack, attack: pgd}"),
     ("evaluate.clean=cleen", "evaluate.clean.name: unknown name 'cleen' in evaluators; did you mean 'clean'?"),
     ("evaluate.clean.examples=0", "evaluate.clean.examples: 0 is outside the range: must be >= 1"),
     ("evaluate.pgd={name: attack, attack: {name: pdg}}", "evaluate.pgd.attack.name: unknown name 'pdg' in attacks"),
@@ -260,7 +261,7 @@ def test_a_spec_is_a_mapping(text: str) -> None:
 
 def test_a_member_is_named_before_it_is_given_parameters(base: Path) -> None:
     (problem,) = problems(base, "train.optimizer.momentum=0.5")
-    assert "train.optimizer: no name; write {name: ...} with one of adam, adamw, sgd" in problem
+    assert "train.optimizer: no name; write {name: ...} with one of adam, " in problem
 
 
 def test_a_nearest_name_is_offered_only_where_one_is_near(base: Path) -> None:

@@ -24,3 +24,14 @@ def test_of_a_long_list_the_five_nearest_are_shown() -> None:
     assert text.count(",") == 4
     assert "trades" not in text
     assert "did you mean" not in suggest("qqqq", names)
+
+
+def test_case_and_hyphens_do_not_matter() -> None:
+    names = ["fw_at", "fat", "pgd_at", "trades"]
+    for found in ("PGD_AT", "pgd-at", "Pgd-At"):
+        assert suggest(found, names).startswith("; did you mean 'pgd_at'?")
+
+
+def test_usual_names_of_the_field_are_near() -> None:
+    assert suggest("AA", ["attack", "autoattack"]).startswith("; did you mean 'autoattack'?")
+    assert "did you mean" not in suggest("aa", ["trades", "mart"])

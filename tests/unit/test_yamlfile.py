@@ -173,6 +173,12 @@ def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
         read_yaml(tmp_path / "latin.yaml")
 
 
+def test_tabs_are_named(tmp_path: Path) -> None:
+    (tmp_path / "tabs.yaml").write_text("data:\n\tname: digits\n")
+    with pytest.raises(RobustCliError, match=r"line 2: not YAML: .*; indent with spaces instead of tabs"):
+        read_yaml(tmp_path / "tabs.yaml")
+
+
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RobustCliError, match="cannot be read as text"):
         read_yaml(tmp_path)

@@ -172,6 +172,8 @@ def _part(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).is_dir():
             return folder / name
+    if not folder.is_dir():
+        raise RobustCliError(f"data.root: there is no folder {folder}")
     raise RobustCliError(
         f"data.root: {folder} has no folder {' or '.join(names)}; "
         "expected train/<class>/<image> and test/<class>/<image> in it"
