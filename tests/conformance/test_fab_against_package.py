@@ -116,3 +116,15 @@ def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
     ]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_points_do_not_depend_on_the_targets_that_share_a_pass(norm: Norm) -> None:
+    """A later target that breaks an image sooner does not end the attempts of earlier ones."""
+    model, x, y = labelled(SineConv())
+    threat = ThreatModel(norm, Fraction(RADII[norm][1]))
+    alone, beside = (
+        fab_t(steps=20, batch_size=size)(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+        for size in (len(x), 9 * len(x))
+    )
+    assert torch.allclose(alone, beside, rtol=0, atol=1e-6)
