@@ -53,6 +53,15 @@ def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, dual: 
         pytest.param(
             "l1", "0.06", "0010000101111101010000110110001001100100100000101010110000010110", marks=pytest.mark.full
         ),
+        pytest.param(
+            "linf", "0.002", "0010000000111000000000100000001001100100000000100000010000000010", marks=pytest.mark.full
+        ),
+        pytest.param(
+            "l2", "0.02", "0010000001111000000000100000001001100100000000100000010000000010", marks=pytest.mark.full
+        ),
+        pytest.param(
+            "l1", "0.12", "0010000000111000000000000000001001000100000000100000010000000010", marks=pytest.mark.full
+        ),
     ],
 )
 def test_small_net_keeps_the_recorded_survivors(norm: Norm, eps: str, flags: str) -> None:

@@ -128,3 +128,40 @@ def test_points_do_not_depend_on_the_targets_that_share_a_pass(norm: Norm) -> No
         for size in (len(x), 9 * len(x))
     )
     assert torch.allclose(alone, beside, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("norm", "median", "first"),
+    [
+        ("linf", 0.000749, [0.000450, 0.000995, 0.002207, 0.000287, 0.000458]),
+        ("l2", 0.005077, [0.003219, 0.007057, 0.015022, 0.001810, 0.003250]),
+        ("l1", 0.021892, [0.017413, 0.034222, 0.065238, 0.006301, 0.015761]),
+    ],
+)
+def test_distances_to_ten_linear_classes_are_exact(norm: Norm, median: float, first: list[float]) -> None:
+    model, x, y = labelled(SineLinear())
+    threat = ThreatModel(norm, Fraction(1, 2))
+    found = Fab(steps=10, keep="nearest", final_search=3)(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+    with torch.no_grad():
+        assert (model(found).argmax(1) != y).all()
+    distances = threat.size(found - x)
+    # One step beyond a plane, and the search along the line ends slightly beyond it, too.
+    assert distances.quantile(0.5).item() == pytest.approx(median, rel=2e-3)
+    assert distances[:5].tolist() == pytest.approx(first, rel=4e-3)
+
+
+@pytest.mark.parametrize(
+    ("norm", "median", "first"),
+    [
+        ("linf", 0.000849, [0.000053, 0.001022, 0.002958, 0.000826]),
+        ("l2", 0.009387, [0.000594, 0.011506, 0.032132, 0.009112]),
+    ],
+)
+def test_distances_of_a_small_net_are_those_of_the_package(norm: Norm, median: float, first: list[float]) -> None:
+    """Recorded from the package, without restarts."""
+    model, x, y = labelled(SineConv())
+    threat = ThreatModel(norm, Fraction(1, 2))
+    found = Fab(keep="nearest")(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+    distances = threat.size(found - x)
+    assert distances.quantile(0.5).item() == pytest.approx(median, rel=1e-3)
+    assert distances[:4].tolist() == pytest.approx(first, abs=1e-6, rel=1e-3)

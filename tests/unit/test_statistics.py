@@ -1,7 +1,14 @@
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, sem, t
 
-from robustcli.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
+from robustcli.statistics import (
+    clopper_pearson,
+    mcnemar,
+    mean_interval,
+    paired_difference,
+    smallest_excess,
+    unseen_at_most,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +31,24 @@ def test_zero_breaks_give_the_rule_of_three() -> None:
     # One-sided 95 % is two-sided 90 %: the bound is 1 - 0.05 ** (1 / n).
     _, high = clopper_pearson(0, 300, confidence=0.9)
     assert high == pytest.approx(1 - 0.05 ** (1 / 300), rel=1e-9)
+
+
+@pytest.mark.parametrize(("sampled", "share"), [(300, 0.0099), (1000, 0.0030), (3000, 0.0010)])
+def test_of_many_images_a_sample_without_a_break_leaves_about_three_in_its_size(sampled: int, share: float) -> None:
+    assert unseen_at_most(sampled, 1_000_000) / 1_000_000 == pytest.approx(1 - 0.05 ** (1 / sampled), rel=5e-3)
+    assert unseen_at_most(sampled, 1_000_000) / 1_000_000 == pytest.approx(share, abs=5e-5)
+
+
+@pytest.mark.parametrize("values", [[51.2, 50.4], [50.0, 51.0, 52.0], [0.3, 0.35, 0.31, 0.4, 0.33]])
+def test_the_interval_over_seeds_is_that_of_student(values: list[float]) -> None:
+    mean = sum(values) / len(values)
+    assert mean_interval(values) == pytest.approx(t.interval(0.95, len(values) - 1, mean, sem(values)))
+    assert mean_interval(values, 0.99)[0] < mean_interval(values)[0] < mean < mean_interval(values)[1]
+
+
+def test_one_seed_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="needs at least 2 values"):
+        mean_interval([0.5])
 
 
 def test_more_confidence_is_wider() -> None:
