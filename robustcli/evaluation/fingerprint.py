@@ -32,6 +32,7 @@ _DECIDING = (
     "evaluation/confirm.py",
     "evaluation/restore.py",
     "evaluation/run_attack.py",
+    "evaluation/searches.py",
     "preprocessors/*.py",
     "runtime/held_casts.py",
     "runtime/memory_format.py",

@@ -27,6 +27,7 @@ from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.progress import Report, StageProgress, silent
 from robustcli.evaluation.restore import restored_generators
 from robustcli.evaluation.run_attack import AttackOutcome, run_attack
+from robustcli.evaluation.searches import Searches
 from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.runtime.precision import full_precision
 from robustcli.store.evaluations import StageResult
@@ -85,17 +86,15 @@ def gather(
             if not stages:
                 raise EvaluationError(no_gradient(by_gradient))
             evidence.without_gradient = tuple(by_gradient)
-        # One surrogate for all stages that use the same one.
-        surrogates = {stage.surrogate: stage.surrogate(model) for stage in stages if stage.surrogate is not None}
+        searches = Searches(model, stages)
         evidence.attacks = tuple(stage.attack for stage in stages)
         evidence.threats = tuple(stage.threat or threat for stage in stages)
         for number, stage in enumerate(stages, 1):
             if is_share and (stage.sample or stage.subset or stage.nearest or stage.batch_size is None):
                 break
-            search = model if stage.surrogate is None else surrogates[stage.surrogate]
-            call = partial(run_attack, stage, model, search, threat=stage.threat or threat, votes=votes)
+            call = partial(run_attack, stage, model, searches, threat=stage.threat or threat, votes=votes)
             follower = _Follower(report, evidence, number, len(stages))
-            with follower.pulse(model, search):
+            with follower.pulse(model, *searches.of(stage)):
                 _run_stage(stage, call, x, y, rng, evidence, journal, batches, follower, keeps_examples=keeps_examples)
         evidence.warnings = joined((*evidence.warnings, *batches.warnings))
     return evidence

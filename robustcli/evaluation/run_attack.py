@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from robustcli.attacks.ascent import Look, gradient_ascent
 from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.surrogate import Surrogate
 from robustcli.evaluation.confirm import predict, require_inside
 from robustcli.evaluation.passes import count_passes
+from robustcli.evaluation.searches import Searches
 from robustcli.evaluators import Stage
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
@@ -69,7 +71,7 @@ class AttackOutcome:
 def run_attack(
     stage: Stage,
     model: nn.Module,
-    search: nn.Module,
+    searches: Searches,
     x: Tensor,
     y: Tensor,
     rng: IndexedNoise,
@@ -82,7 +84,7 @@ def run_attack(
 
     Args:
         model: the network.
-        search: network that the attack searches with: the network itself or its surrogate.
+        searches: networks that the attack may search with.
         size: largest number of points in one pass.
         votes: forward passes that vote on the class of an image.
 
@@ -92,13 +94,14 @@ def run_attack(
     stage = stage.limited(size)
     begun = time.perf_counter()
     numbers = rng.index.cpu()
-    # A model that draws its own noise draws the same for the same images.
-    torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
-    with warnings.catch_warnings(record=True) as caught, count_passes(model, search) as passes:
+    with warnings.catch_warnings(record=True) as caught, count_passes(model, *searches.of(stage)) as passes:
         # Deprecation warnings are about code, not about the number.
         for category in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", category)
-        points = _search(stage, model, search, x, y, threat, rng)
+        surrogate, search = searches.choose(stage, x, size)
+        # A model that draws its own noise draws the same for the same images.
+        torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
+        points = _search(stage, model, surrogate, search, x, y, threat, rng)
         require_inside(stage.name, points, x, threat)
         found = predict(model, points, y, votes)
     is_broken = found.predictions != y
@@ -118,7 +121,14 @@ def run_attack(
 
 
 def _search(
-    stage: Stage, model: nn.Module, search: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    stage: Stage,
+    model: nn.Module,
+    surrogate: Surrogate | None,
+    search: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    rng: IndexedNoise,
 ) -> Tensor:
     """Return the points that the attack found, not yet confirmed.
 
@@ -127,7 +137,7 @@ def _search(
     """
     # A copy of x, in case an attack writes into its input.
     points: Tensor = stage.attack(search, x.clone(), y, threat, rng.split(stage.noise)).detach()
-    if stage.surrogate is None or not stage.surrogate.is_copy or points.shape != x.shape:
+    if surrogate is None or not surrogate.is_copy or points.shape != x.shape:
         return points
     with torch.no_grad():
         is_right = model(points).argmax(1) == y
@@ -137,7 +147,7 @@ def _search(
         noise = rng.rows(rejected).split(stage.noise)
         points[rejected] = stage.attack(model, x[rejected].clone(), y[rejected], threat, noise).detach()
     left = (is_right & ~is_rejected).nonzero().flatten()
-    if len(left) and stage.surrogate.is_coarse and not stage.is_black_box:
+    if len(left) and surrogate.is_coarse and not stage.is_black_box:
         points[left] = _last_steps(model, points[left], x[left], y[left], threat)
     return points
 

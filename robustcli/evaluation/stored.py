@@ -1,14 +1,12 @@
 """One evaluation and its files: first a journal, then result, per-image results and adversarial examples."""
 
 import time
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from robustcli.data.images import Images
@@ -23,7 +21,6 @@ from robustcli.evaluation.shards import ShardQueue
 from robustcli.evaluators import Evaluator
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
-from robustcli.runtime.precision import emulation
 from robustcli.specs.check import to_plain
 from robustcli.store.evaluations import Evaluation, read_evaluation
 from robustcli.store.files import write_json
@@ -61,17 +58,6 @@ class EvaluationFiles:
     @property
     def journal(self) -> Path:
         return self.folder / f"{self.key}.journal"
-
-
-def warn_of_slow_search(evaluators: Iterable[Evaluator], device: torch.device) -> None:
-    """Warn once, before the work, if `precision: fast` of an evaluator is slow on this device."""
-    for text in dict.fromkeys(text for evaluator in evaluators for text in _slow_search(evaluator, device)):
-        warnings.warn(text, stacklevel=2)
-
-
-def _slow_search(evaluator: Evaluator, device: torch.device) -> list[str]:
-    slow = emulation("precision: fast", "bf16", device, "precision: fp32") if evaluator.is_low_precision else None
-    return [] if slow is None else [slow]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +110,7 @@ class Task:
                     y,
                     votes_for(self.evaluator, self.network),
                 )
-        warned = [*result.warnings, *self.stamps, *_slow_search(self.evaluator, x.device)]
+        warned = [*result.warnings, *self.stamps]
         stored = result.model_copy(update={"warnings": warned, "fingerprint": mark})
         write_json(files.result, stored.to_json())
         journal.remove()

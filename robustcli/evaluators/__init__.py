@@ -72,6 +72,7 @@ class Stage:
             addition to those drawn. None attacks all.
         threat: threat model of this stage; None is that of the evaluation.
         surrogate: network that the attack searches with; None is the network evaluated.
+        faster: network to search with instead where its passes take clearly less time, which is measured.
         is_transfer: whether the surrogate is another network, so that no gradient of the network evaluated is used.
         similar: stages of about the same cost, which `robust plan` measures instead because the attack cannot be
             shortened; empty for most attacks.
@@ -87,6 +88,7 @@ class Stage:
     nearest: Some | None = None
     threat: ThreatModel | None = None
     surrogate: Surrogate | None = None
+    faster: Surrogate | None = None
     is_transfer: bool = False
     similar: tuple["Stage", ...] = ()
 
@@ -191,11 +193,6 @@ class Evaluator(Protocol):
     def threat(self) -> ThreatModel | None:
         """Threat model of the evaluation; None is that of the spec."""
         return None
-
-    @property
-    def is_low_precision(self) -> bool:
-        """Whether some of its attacks search in bf16."""
-        return False
 
     @property
     def certifier(self) -> Certifier | None:

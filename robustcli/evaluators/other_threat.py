@@ -59,11 +59,6 @@ class Under(Evaluator):
         """The files of the inner evaluator."""
         return self.evaluator.files
 
-    @property
-    def is_low_precision(self) -> bool:
-        """Whether the inner evaluator searches in bf16."""
-        return self.evaluator.is_low_precision
-
     def stages(self, context: AttackContext) -> list[Stage]:
         return [
             # A threat set by an inner evaluator stays.

@@ -47,11 +47,6 @@ class WorstCase(Evaluator):
         """The files of all members."""
         return tuple(file for member in self.members for file in member.files)
 
-    @property
-    def is_low_precision(self) -> bool:
-        """Whether any member searches in bf16."""
-        return any(member.is_low_precision for member in self.members)
-
     def stages(self, context: AttackContext) -> list[Stage]:
         stages = [
             stage.renamed(f"{number} ")

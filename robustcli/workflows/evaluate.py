@@ -19,7 +19,7 @@ from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_b
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
 from robustcli.evaluation.progress import StageLines, StageProgress, silent
-from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
+from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import device_of, in_processes
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
@@ -106,8 +106,6 @@ def _assess(
         return None
     device = choose_device(request.device if share is None else device_of(share, request.device))
     case = case_of(request, device)
-    left = (task.evaluator for task in case.tasks.values() if not task.files.result.exists())
-    warn_of_slow_search(left, device)
     if case.is_complete and share is None and not request.fresh:
         # Without a lock, because the folder may be read-only.
         for text in case.stored():

@@ -15,7 +15,7 @@ from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.fingerprint import files_digest
-from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search
+from robustcli.evaluation.stored import EvaluationFiles, Task
 from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
 from robustcli.evaluators import Evaluator
 from robustcli.models.build import SELECTED_ON_TEST, network_of
@@ -90,8 +90,6 @@ def _run_experiment(
             run.begin(describe_device(device), described)
             if ranks.world() > 1:
                 run.note(processes=ranks.world(), backend=ranks.backend(device.type))
-            left = (key for key in evaluators if not found.evaluation(key).exists())
-            warn_of_slow_search((evaluators[key] for key in left), device)
             _train(spec, defense, data, device, run, watcher, stop)
             best = ranks.from_first(lambda: CheckedCheckpoint.read(found.best))
             _, network = network_of(best, device, found.best)

@@ -1,18 +1,12 @@
-"""On a processor without bf16 instructions, slow emulation is warned of once and recorded."""
+"""On a processor without bf16 instructions, training warns of slow emulation, and a fast search is one in fp32."""
 
 import platform
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from shell import TINY, Robust
 
-from robustcli.attacks.pgd import Pgd
-from robustcli.evaluators.attack import Attacked
-from robustcli.evaluators.autoattack import AutoAttack
-from robustcli.evaluators.clean import Clean
-from robustcli.evaluators.other_threat import Under
-from robustcli.evaluators.worst_case import WorstCase
+from robustcli.evaluation import searches
 from robustcli.runtime import precision
 from robustcli.store.files import read_json
 from robustcli.store.runs import RunFolder
@@ -20,7 +14,8 @@ from robustcli.store.runs import RunFolder
 # Hides all instructions beyond AVX2 from the libraries of torch.
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 LACKS = "has no instructions for bf16 and emulates it"
-FAST = ("--attack", "autoattack", "--attacks", "apgd-ce", "--examples", 20, "--precision", "fast", "--quiet")
+FAST = ("--attack", "autoattack", "--attacks", "apgd-ce", "--examples", 100, "--precision", "fast", "--quiet")
+COUNTED = ("survivors", "forwards", "gradients")
 
 
 @pytest.mark.slow
@@ -37,40 +32,20 @@ def test_training_in_bf16_on_avx2_warns_of_its_cost(robust_process: Robust, tmp_
     assert line == f"warning: {session['emulated']}"
 
 
-@pytest.mark.filterwarnings("default:.*has no instructions for:UserWarning")
-def test_a_fast_search_without_bf16_warns_once_and_in_its_result(
-    robust: Robust, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(precision, "is_native", lambda name, _device: name == "fp32")
-    with pytest.warns(UserWarning, match=f"^precision: fast: this processor .* {LACKS}") as warned:
-        said = robust("eval", trained.best, *FAST, "--out", "found.json").require(0)
-    assert len(warned) == 1
-    (told,) = read_json(Path("found.json"))["evaluations"]["autoattack"]["warnings"]
-    assert told == str(warned[0].message)
-    assert told.endswith("; write precision: fp32")
-    assert f"note: autoattack: {told}" in said.out
-
-
 @pytest.mark.filterwarnings("error")
-def test_no_warning_without_a_fast_search_or_with_a_stored_result(
+def test_a_fast_search_without_bf16_is_one_in_fp32(
     robust: Robust, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(searches, "is_native", lambda name, _device: name == "fp32")
+    said = robust("eval", trained.best, *FAST, "--out", "fast.json").require(0)
     plain = [word if word != "fast" else "fp32" for word in FAST]
-    monkeypatch.setattr(precision, "is_native", lambda name, _device: True)
-    robust("eval", trained.best, *FAST).require(0)
-    monkeypatch.setattr(precision, "is_native", lambda name, _device: name == "fp32")
-    robust("eval", trained.best, *FAST).require(0)
-    said = robust("eval", trained.best, *plain).require(0)
-    assert LACKS not in said.out + said.err
-
-
-def test_a_worst_case_with_a_fast_search_counts_as_fast() -> None:
-    hasty = AutoAttack(precision="fast")
-    ones = (hasty, AutoAttack(), Clean(), Attacked(attack=Pgd()))
-    assert [one.is_low_precision for one in ones] == [True] + [False] * 3
-    for inside, expected in ((hasty, True), (Clean(), False)):
-        assert WorstCase(members=[Clean(), inside]).is_low_precision is expected
-        assert Under(norm="l2", eps=Fraction(1, 2), evaluator=inside).is_low_precision is expected
+    robust("eval", trained.best, *plain, "--out", "plain.json").require(0)
+    fast, exact = (read_json(Path(f"{name}.json"))["evaluations"]["autoattack"] for name in ("fast", "plain"))
+    (told,) = fast["warnings"]
+    assert told.startswith("precision fast: apgd-ce searched in fp32, because on this device passes in bf16 do not")
+    assert f"note: autoattack: {told}" in said.out
+    assert exact["warnings"] == []
+    assert [fast[name] for name in COUNTED] == [exact[name] for name in COUNTED]
 
 
 @pytest.mark.parametrize(("is_there", "expected"), [(True, "fast"), (False, "fp32")])

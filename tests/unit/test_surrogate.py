@@ -17,6 +17,7 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.surrogate import Surrogate, SurrogateCopy
 from robustcli.errors import EvaluationError
+from robustcli.evaluation import searches
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import FolderJournal
@@ -202,12 +203,74 @@ class TestPrediction:
 def test_fab_is_precise_even_with_precision_fast() -> None:
     stages = AutoAttack(precision="fast").stages(AttackContext(LINF, (1, 8, 8), 10))
     model, _, _ = case()
-    is_fast = {stage.name: stage.surrogate(model).is_fast for stage in stages if stage.surrogate is not None}
+    is_fast = {stage.name: stage.faster is not None and stage.faster(model).is_fast for stage in stages}
     assert is_fast == {"apgd-ce": True, "apgd-t": True, "fab-t": False, "square": True}
+    assert not any(stage.surrogate(model).is_fast for stage in stages if stage.surrogate is not None)
 
 
-def test_within_a_worst_case_it_uses_the_same_precision() -> None:
+class TestChoiceOfPrecision:
+    def test_without_a_clear_gain_the_search_is_that_in_fp32(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(searches, "_gain", lambda *_args, **_settings: 1.05)
+        settings: Any = {"attacks": ("apgd-ce", "square")}
+        exact, found = (gathered(AutoAttack(precision=precision, **settings)) for precision in ("fp32", "fast"))  # type: ignore[arg-type]
+        assert 0 < int(exact.survives.sum()) < COUNT
+        # The forwards of Square also depend on measured times.
+        assert found.stages[0].forwards == exact.stages[0].forwards
+        assert found.gradients == exact.gradients
+        assert torch.equal(found.broken_by, exact.broken_by)
+        assert torch.equal(found.margins, exact.margins)
+        assert all(torch.equal(found.points[number], exact.points[number]) for number in exact.points)
+        assert exact.warnings == ()
+        assert [text.split(",")[0] for text in found.warnings] == [
+            f"precision fast: {name} searched in fp32" for name in ("apgd-ce", "square")
+        ]
+
+    def test_with_a_clear_gain_it_is_in_bf16(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def gain(faster: Any, usual: Any, batch: Tensor, *, has_gradients: bool) -> float:
+            asked.append((faster.is_fast, usual.is_fast, len(batch), has_gradients))
+            return 1.2
+
+        monkeypatch.setattr(searches, "_gain", gain)
+        monkeypatch.setattr(searches, "is_native", lambda _precision, _device: True)
+        found = gathered(AutoAttack(attacks=("apgd-ce", "square"), precision="fast", batch_size=25))
+        assert found.warnings == ()
+        survivors = found.stages[1].entered
+        sizes = [len(part) for part in torch.arange(survivors).split(25)]
+        # Two batches of APGD, of 25 and 15 images; batches of about the same size are measured once.
+        assert asked[:2] == [(True, False, 25, True), (True, False, 15, True)]
+        assert [one for one in asked[2:] if one != (True, False, sizes[0], False)] in (
+            [],
+            [(True, False, sizes[-1], False)],
+        )
+
+    def test_the_gain_is_that_of_the_pass_in_question(self) -> None:
+        class Slow(nn.Module):
+            """Slow in forwards, by default, or in gradients only."""
+
+            def __init__(self, *, in_gradients: bool) -> None:
+                super().__init__()
+                self.in_gradients = in_gradients
+
+            def forward(self, x: Tensor) -> Tensor:
+                if x.requires_grad or not self.in_gradients:
+                    for _ in range(20):
+                        torch.ones(300, 300) @ torch.ones(300, 300)
+                return x.flatten(1) * 2
+
+        quick, x = nn.Flatten(), images(4)
+        for has_gradients in (True, False):
+            assert searches._gain(quick, Slow(in_gradients=False), x, has_gradients=has_gradients) > 2
+            assert searches._gain(Slow(in_gradients=False), quick, x, has_gradients=has_gradients) < 1 / 2
+        assert searches._gain(quick, Slow(in_gradients=True), x, has_gradients=True) > 2
+        assert searches._gain(quick, Slow(in_gradients=True), x, has_gradients=False) < 2
+
+
+def test_within_a_worst_case_it_uses_the_same_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 is visible in the passes: survivors get extra steps with the network."""
+    monkeypatch.setattr(searches, "_gain", lambda *_args, **_settings: 2.0)
+    monkeypatch.setattr(searches, "is_native", lambda _precision, _device: True)
     hasty = AutoAttack(attacks=("apgd-ce",), precision="fast")
     alone, within = gathered(hasty), gathered(WorstCase(members=[hasty]))
     assert (alone.forwards, alone.gradients) == (within.forwards, within.gradients)
@@ -277,7 +340,10 @@ class TestCompiled:
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
     @pytest.mark.parametrize("precision", ["fast", pytest.param("fp32", marks=pytest.mark.full)])
-    def test_compiled_programs_break_the_same_images_as_the_copy(self, precision: Any) -> None:
+    def test_compiled_programs_break_the_same_images_as_the_copy(
+        self, precision: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(searches, "_gain", lambda *_args, **_settings: 2.0)
         plain, compiled = (
             gathered(AutoAttack(attacks=("apgd-ce", "square"), precision=precision, compile=wish))
             for wish in (False, True)

@@ -22,6 +22,7 @@ from robustcli.attacks.settings import length_of, with_settings
 from robustcli.data.splits import Data
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.run_attack import run_attack
+from robustcli.evaluation.searches import Searches
 from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.runtime.precision import full_precision
 from robustcli.threat.noise import IndexedNoise
@@ -209,6 +210,7 @@ class Probe:
         """Return the work of an attack for one of some images that it can neither break nor stop early at."""
         # Corruptions, which search nothing, do not keep to a smaller radius.
         own = threat.scaled(_HARMLESS) if stage.attack.is_search else threat
+        probed = replace(stage, surrogate=None, faster=None)
         x, y = self.x[:count], self.y[:count]
         seconds = []
         # The first run allocates memory.
@@ -220,9 +222,9 @@ class Probe:
                 count_passes(self.network) as passes,
             ):
                 outcome = run_attack(
-                    replace(stage, surrogate=None),
+                    probed,
                     self.network,
-                    self.network,
+                    Searches(self.network, [probed]),
                     x,
                     y,
                     self._rng(count),
