@@ -50,6 +50,11 @@ class Flat(nn.Module):
         return x.flatten(2).mean(2)
 
 
+class Standardized(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - 0.5) / 0.25
+
+
 class Own(nn.BatchNorm2d):
     """A copy that may compute something else."""
 
@@ -96,6 +101,50 @@ class TestSearchNetwork:
         assert formats == 2 * [convolutions <= 2]
         if convolutions <= 2:
             assert torch.equal(SurrogateCopy(model)(x), model(x)), "the same bits as the network"
+
+    @pytest.mark.parametrize(
+        ("layer", "height", "width"),
+        [
+            (nn.Conv2d(1, 5, 4, 2, 1), 10, 10),
+            (nn.Conv2d(3, 5, 3, 2, 1, bias=False), 9, 12),
+            (nn.Conv2d(3, 5, (3, 5), 2, (0, 2)), 11, 13),
+            (nn.Conv2d(2, 5, 2, 3), 11, 10),
+            (nn.Conv2d(4, 5, 3, 3, 2), 9, 10),
+            (nn.Conv2d(3, 5, 4, 4), 9, 8),
+        ],
+    )
+    @pytest.mark.parametrize("precision", ["fp32", "fast"])
+    def test_strided_convolutions_of_images_have_the_usual_gradient(
+        self, layer: nn.Conv2d, height: int, width: int, precision: Any
+    ) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(Standardized(), layer, nn.ReLU(), nn.Flatten()).eval().requires_grad_(False)
+        x = torch.rand(6, layer.in_channels, height, width).requires_grad_()
+        search = SurrogateCopy(model, precision=precision)
+        assert "forward" in vars(search.network[1])  # type: ignore[index]
+        assert "forward" not in vars(model[1]), "the network itself is as it was"
+        (found,) = torch.autograd.grad(search(x).square().sum(), x)
+        (expected,) = torch.autograd.grad(model(x).square().sum(), x)
+        rounding = {"fp32": 1e-5, "fast": 0.03}[precision] * float(expected.abs().max())
+        assert torch.allclose(found, expected, rtol=0, atol=rounding)
+        if precision == "fp32":
+            assert torch.equal(search(x), model(x)), "the same bits as the network"
+            assert torch.equal(search(x.detach()), model(x))
+
+    def test_other_convolutions_stay_as_they_are(self) -> None:
+        normed = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 2, 2, 2))
+        layers: list[nn.Module] = [
+            nn.Conv2d(1, 2, 2),
+            nn.Conv2d(6, 2, 2, 2),
+            nn.Conv2d(1, 2, 2, (2, 1)),
+            nn.Conv2d(1, 2, 2, 2, dilation=2),
+            nn.Conv2d(2, 2, 2, 2, groups=2),
+            nn.Conv2d(1, 2, 2, 2, 1, padding_mode="reflect"),
+            normed,
+        ]
+        for layer in layers:
+            search = SurrogateCopy(nn.Sequential(layer).eval())
+            assert not any("forward" in vars(module) for module in search.network.modules()), layer
 
     def test_batch_norms_that_see_the_batch_stay_as_they_are(self) -> None:
         model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.BatchNorm2d(1).train(), Own(1)).eval()
