@@ -14,6 +14,7 @@ from robustcli.data.splits import Data
 from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.evaluate import Result, evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint
+from robustcli.evaluation.first_images import sorted_by_class
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import per_image_results, write_adversarial_examples, write_per_image
 from robustcli.evaluation.progress import Report, StageProgress, silent
@@ -110,7 +111,8 @@ class Task:
                     y,
                     votes_for(self.evaluator, self.network),
                 )
-        warned = [*result.warnings, *self.stamps]
+        order = sorted_by_class(self.data, options.examples if options else None)
+        warned = [*result.warnings, *order, *self.stamps]
         stored = result.model_copy(update={"warnings": warned, "fingerprint": mark})
         write_json(files.result, stored.to_json())
         journal.remove()

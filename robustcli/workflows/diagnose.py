@@ -14,6 +14,7 @@ from robustcli.attacks.crafting import crafting
 from robustcli.diagnostics import Diagnostic
 from robustcli.errors import EvaluationError, RobustCliError, suggest
 from robustcli.evaluation.evaluate import preflight, settled
+from robustcli.evaluation.first_images import sorted_by_class
 from robustcli.evaluation.restore import restored_generators
 from robustcli.models.find import find_model
 from robustcli.models.open import open_model, threat_of
@@ -113,7 +114,7 @@ def diagnose(
         # All overrides as the user wrote them, including those of diagnostics.
         header={**case.to_json(), "subject": network.to_json()},
         threat=threat,
-        notes=case.loaded.notes,
+        notes=[*case.loaded.notes, *sorted_by_class(case.data, examples)],
         seed=seed,
         examples=len(x),
         diagnostics=results,

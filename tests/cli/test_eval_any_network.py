@@ -178,6 +178,20 @@ def test_images_come_from_where_data_and_overrides_say(robust: Robust, here: Pat
     robust("eval", "w.pt", *SMALL, "--data", "mnist", "data.root=nowhere", "--attack", "clean").require(2, "nowhere")
 
 
+def test_the_first_images_of_a_sorted_file_are_no_sample(robust: Robust, here: Path, body: dict[str, Any]) -> None:
+    torch.save(body, "w.pt")
+    x = np.random.default_rng(0).integers(256, size=(40, 8, 8), dtype=np.uint8)
+    order = np.arange(40)
+    for name, labels in (("sorted", order // 4), ("mixed", order % 10)):
+        np.savez(f"{name}.npz", x_test=x, y_test=labels)
+    words = ("w.pt", *SMALL, *THREAT, *NONE, "--attack", "fgsm", "--data")
+    warning = "the first 8 are no sample of all 40: they have 2 of 10 classes"
+    for name, count, is_warned in (("sorted", 8, True), ("sorted", 40, False), ("mixed", 8, False)):
+        said = robust("eval", *words, f"{name}.npz", "--examples", count, "--json").require(0)
+        (found,) = json.loads(said.out)["evaluations"].values()
+        assert any(warning in text for text in found["warnings"]) == is_warned, (name, count)
+
+
 def test_overrides_of_data_apply_to_the_requested_data(robust: Robust, trained: RunFolder) -> None:
     words = ("--data", "mnist", "data.root=nowhere", "--attack", "clean")
     robust("eval", trained.best, *words).require(2, "data.root: MNIST is not in", "nowhere")
