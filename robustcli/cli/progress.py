@@ -46,6 +46,10 @@ class Screen:
     ) -> None:
         self._bar.stop()
 
+    def title(self, text: str) -> None:
+        """Print which of several runs begins."""
+        self._print(f"{text}:")
+
     def settings(self, text: str) -> None:
         """Print how the passes of training are computed."""
         self._print(text)

@@ -94,7 +94,7 @@ def run_sweep(
         require_block(into, sweep.name)
     if engine is None:
         with Screen(is_quiet=quiet) as screen:
-            outcomes = run_rows(sweep.rows, runs, screen)
+            outcomes = run_rows(sweep.rows, runs, screen, screen.title)
     else:
         report = (lambda task, answer: None) if quiet else print_end
         outcomes = run_rows_on(*engine, sweep.rows, runs, Screen, report)

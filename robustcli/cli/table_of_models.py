@@ -56,9 +56,10 @@ def print_table(
         for line in paired_lines(cells):
             typer.echo(line)
     notes = [
-        f"{cell.model}: {line}"
+        f"{name}: {line}"
         for cell in cells
-        for line in (*cell.results.notes, *warning_lines(cell.results.evaluations))
+        for name, lines in ((cell.model, cell.results.notes), (cell.title, warning_lines(cell.results.evaluations)))
+        for line in lines
     ]
     for line in dict.fromkeys(notes):
         typer.echo(f"note: {line}")

@@ -59,7 +59,7 @@ def cost_lines(cells: Sequence[Cell]) -> Iterator[str]:
                 )
                 steps = "".join(f"{name} {count}, " for name, count in _lengths(found))
                 yield (
-                    f"{cell.model}, {key}: {steps}{forwards:,.0f} forwards and {gradients:,.0f} gradients per image "
+                    f"{cell.title}, {key}: {steps}{forwards:,.0f} forwards and {gradients:,.0f} gradients per image "
                     "on average"
                 )
 

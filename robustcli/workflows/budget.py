@@ -53,15 +53,10 @@ def within_budget(choice: MemberSpec, budget: Budget, opened: OpenedModel) -> Me
     Raises:
         RobustCliError: the attack has no number of steps, is one of several, or one step is more than the budget.
     """
-    attack = choice.parameters.get("attack")
-    name = attack.name if isinstance(attack, MemberSpec) else choice.name
     if choice.member.without_attack:
         return choice
-    length = instantiate(attack).length if isinstance(attack, MemberSpec) else ""
-    if not isinstance(attack, MemberSpec) or length not in attack.parameters:
-        raise RobustCliError(
-            f"--budget: '{name}' has no number of steps or queries; expected attacks such as pgd, apgd or square"
-        )
+    attack, length = attack_with_length(choice)
+    name = attack.name
     fixed, of_a_step = _passes(instantiate(choice), budget.unit, opened)
     if of_a_step <= 0:
         raise RobustCliError(f"--budget: '{name}' uses no {budget.unit}; expected {_UNITS[0]}=N or {_UNITS[2]}=N")
@@ -70,6 +65,25 @@ def within_budget(choice: MemberSpec, budget: Budget, opened: OpenedModel) -> Me
         raise RobustCliError(f"--budget: {budget}: one of the {length} of '{name}' takes {fixed + of_a_step:g}")
     limited = replace(attack, parameters={**attack.parameters, length: steps})
     return replace(choice, parameters={**choice.parameters, "attack": limited})
+
+
+def attack_with_length(choice: MemberSpec, asked: str | None = None) -> tuple[MemberSpec, str]:
+    """Return the attack of an evaluator, and the name of its number of steps or queries.
+
+    Args:
+        asked: the user's name for the evaluator, for messages.
+
+    Raises:
+        RobustCliError: the evaluator has no attack, or one without such a number.
+    """
+    attack = choice.parameters.get("attack")
+    length = instantiate(attack).length if isinstance(attack, MemberSpec) else ""
+    if not isinstance(attack, MemberSpec) or length not in attack.parameters:
+        name = attack.name if isinstance(attack, MemberSpec) else asked or choice.name
+        raise RobustCliError(
+            f"--budget: '{name}' has no number of steps or queries; expected attacks such as pgd, apgd or square"
+        )
+    return attack, length
 
 
 def _passes(evaluator: Evaluator, unit: str, opened: OpenedModel) -> tuple[float, float]:

@@ -35,7 +35,7 @@ from robustcli.store.chain import RESULTS, chained
 from robustcli.store.files import own_mark
 from robustcli.store.results import SCHEMA, EvalResults, ModelRequest, read_results, write_results
 from robustcli.store.runs import RunFolder, lock_folder
-from robustcli.workflows.budget import Budget, within_budget
+from robustcli.workflows.budget import Budget, attack_with_length, within_budget
 
 # Number of clean images for comparing a network with the one of a stored result.
 _COMPARED = 16
@@ -135,7 +135,11 @@ def require_sound(request: Request) -> None:
     Raises:
         RobustCliError: the model or the attack does not exist, or a setting is wrong.
     """
-    _evaluations(request, find_model(request.subject).defaults)
+    chosen = _evaluations(request, find_model(request.subject).defaults)
+    if request.budget is not None:
+        for key, choice in chosen.items():
+            if not choice.member.without_attack:
+                attack_with_length(choice, key)
 
 
 def assess_share(request: Request, share: Share) -> None:

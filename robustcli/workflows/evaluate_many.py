@@ -34,6 +34,11 @@ class Cell:
     results: EvalResults
     folder: Path
 
+    @property
+    def title(self) -> str:
+        """The model, and the model that the examples are made on if it is another one."""
+        return self.model if self.source in (None, self.model) else f"{self.model} on examples of {self.source}"
+
 
 def assess_all(
     request: Request,

@@ -46,26 +46,35 @@ class Outcome:
     failure: str | None = None
 
 
-def run_rows(rows: Sequence[Row], root: Path, watcher: EvaluationWatcher) -> dict[str, list[Outcome]]:
+def run_rows(
+    rows: Sequence[Row], root: Path, watcher: EvaluationWatcher, begins: Callable[[str], None] = lambda title: None
+) -> dict[str, list[Outcome]]:
     """Run every row, one after the other; rows in use by another process are read once it is done.
 
     A row that fails in training or evaluation, or whose files are damaged, is an outcome; delete its run to try it
     again.
+
+    Args:
+        begins: is called with the row and the seed of each run that is not finished.
 
     Raises:
         Interrupted: a signal asked to stop; everything done so far is kept.
         RobustCliError: an error of the user that concerns more than one row, such as missing images.
     """
     found: dict[Path, Outcome] = {}
-    waiting = [spec for row in rows for spec in row.specs]
+    waiting = [(row.name, spec) for row in rows for spec in row.specs]
     with stop_requests():
         while waiting:
             in_use = []
-            for spec in waiting:
+            for name, spec in waiting:
                 try:
-                    found[folder_of(root, spec).path] = _run(spec, root, watcher)
+                    outcome = _settled(spec, root)
+                    if outcome is None:
+                        begins(f"{name}, seed {spec.seed}")
+                        outcome = _run(spec, root, watcher)
+                    found[folder_of(root, spec).path] = outcome
                 except InUseError:
-                    in_use.append(spec)
+                    in_use.append((name, spec))
             if len(in_use) == len(waiting):
                 time.sleep(_PATIENCE)
             waiting = in_use
@@ -134,9 +143,6 @@ def run_row(spec: ExperimentSpec, root: Path, watching: Watching) -> Outcome:
 
 
 def _run(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher) -> Outcome:
-    outcome = _settled(spec, root)
-    if outcome is not None:
-        return outcome
     try:
         return Outcome(spec, run_experiment(spec, root, watcher, resume=True))
     except (CollapseError, NotFiniteError, EvaluationError) as failure:

@@ -68,6 +68,8 @@ def test_a_transfer_matrix_shows_every_model_the_examples_of_every_other(
     robust: Robust, trained: RunFolder, other: RunFolder
 ) -> None:
     words = ("eval", trained.path, other.path, "--attack", "pgd", "--transfer", *WORDS)
+    said = robust(*words, "--budget", "forwards=4").require(0)
+    assert f"{other.path} on examples of {trained.path}, pgd: steps" in said.out
     said = robust(*words).require(0)
     assert "pgd: robust % of each model on examples made on the model of the row" in said.out
     cells = json.loads(robust(*words, "--json").require(0).out)
@@ -140,6 +142,11 @@ def test_a_budget_that_cannot_be_kept_is_refused(robust: Robust, trained: RunFol
     robust("eval", trained.best, "--attack", "autoattack", "--budget", "forwards=9").require(
         2, "has no number of steps"
     )
+    # Nothing is attacked if another attack of the table has no number of steps.
+    robust("eval", trained.best, "--attack", "pgd,apgd-t", "--budget", "forwards=9").require(
+        2, "'apgd-t' has no number of steps"
+    )
+    assert not list(Path("evals").rglob("*.json"))
     robust("eval", trained.best, "--attack", "pgd", "--budget", "forwards=1").require(
         2, "one of the steps of 'pgd' takes"
     )

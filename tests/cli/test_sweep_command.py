@@ -222,7 +222,10 @@ def test_a_list_can_be_searched(robust: Robust) -> None:
 
 @pytest.mark.slow
 def test_runs_of_a_grid_are_distinguished_and_compared_by_cost(robust: Robust, tiny: Path) -> None:
-    robust("train", "tiny.yaml", "architecture.width=2,4", "seed=0,1", "-q").require(0)
+    words = ("train", "tiny.yaml", "architecture.width=2,4", "seed=0,1")
+    begun = [line for line in robust(*words).require(0).err.splitlines() if line.startswith("width=")]
+    assert begun == [f"width={width}, seed {seed}:" for width in (2, 4) for seed in (0, 1)]
+    assert "seed 1:" not in robust(*words).require(0).err
     lines = robust("runs", "--sort", "seconds").require(0).out.splitlines()
     assert sorted(line.rpartition("  ")[2] for line in lines[1:]) == ["width=2"] * 2 + ["width=4"] * 2
     assert all(" pgd " in line for line in lines[1:])
