@@ -91,7 +91,7 @@ def of_diagnostic(diagnostic: Diagnostic) -> Tensor:
 def of_optimizer(make: Callable[[list[dict[str, Any]], float], Optimizer]) -> Tensor:
     """A vector and three matrices, of which some optimizers treat the middle one differently, after three steps."""
     weights = [nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))]
-    weights += [nn.Parameter(torch.tensor([[1.0, 2.0], [-1.0, 0.5 * k]])) for k in range(3)]
+    weights += [nn.Parameter(torch.arange(1.0, 17 + k).sin()[k:].view(4, 4)) for k in range(3)]
     optimizer = make([{"params": weights, "weight_decay": 0.0}], 0.01)
     for _ in range(3):
         optimizer.zero_grad()

@@ -75,6 +75,17 @@ def test_a_hidden_weight_moves_by_the_rate_and_its_decay_is_decoupled() -> None:
     torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5) - 0.1 * 0.2 * direction)
 
 
+def test_blocks_of_rows_are_orthogonalized_on_their_own() -> None:
+    network = small_network()
+    weight = network.get_parameter("3.weight")
+    before, gradient = weight.detach().clone(), weight.grad
+    assert gradient is not None
+    muon(groups(network), 0.1, momentum=0.8, block=3).step()
+    moves = (1.8 * gradient).flatten(1)
+    blocks = [orthogonalized(moves[rows][None])[0] for rows in (slice(0, 3), slice(3, 6), slice(6, 8))]
+    torch.testing.assert_close(weight.detach(), before - 0.1 * 0.1 * torch.cat(blocks).view_as(weight))
+
+
 def test_a_larger_gradient_gives_the_same_move_of_hidden_weights() -> None:
     moved: list[Tensor] = []
     for factor in (1.0, 1000.0):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from robustcli.optimization.optimizers import OPTIMIZERS
-from robustcli.registry.types import Positive, ProperShare
+from robustcli.registry.types import Count, Positive, ProperShare
 from robustcli.runtime.uncompiled import without_compiler
 
 # The quintic s -> a s + b s^3 + c s^5. Five times in a row, it takes every s from 0.005 to 1 to between 0.68 and 1.14.
@@ -18,7 +18,12 @@ _TIMES = 5
 
 @OPTIMIZERS.register("muon")
 def muon(
-    groups: list[dict[str, Any]], lr: float, *, momentum: ProperShare = 0.9, hidden_rate: Positive = 0.1
+    groups: list[dict[str, Any]],
+    lr: float,
+    *,
+    momentum: ProperShare = 0.9,
+    hidden_rate: Positive = 0.1,
+    block: Count | None = None,
 ) -> Optimizer:
     """SGD with Nesterov momentum that makes the updates of hidden weights semi-orthogonal.
 
@@ -32,20 +37,25 @@ def muon(
     Args:
         momentum: weight of the past update.
         hidden_rate: rate of hidden weights, as a multiple of the rate of the others.
+        block: largest number of rows that are made orthogonal to each other; null, as published, means all rows. On a
+            CPU, blocks of 128 rows take less than half the time in a layer of 384 channels.
 
-    Reference: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; here in fp32.
+    Reference: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; here in fp32. Blocks:
+        Khaled et al., "MuonBP: Faster Muon via Block-Periodic Orthogonalization", 2025, without the full updates.
     """
-    return _Muon(groups, lr, momentum, hidden_rate)
+    return _Muon(groups, lr, momentum, hidden_rate, block)
 
 
 class HiddenMuon(Optimizer):
     """See `muon`. Expects parameter groups with a `weight_decay`, the parameters in the order of the layers."""
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, hidden_rate: float) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, momentum: float, hidden_rate: float, block: int | None
+    ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
         matrices = [p for group in self.param_groups for p in group["params"] if p.ndim in (2, 4)]
         self._hidden = {id(weight) for weight in matrices[1:-1]}
-        self._hidden_rate = hidden_rate
+        self._hidden_rate, self._block = hidden_rate, block
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
@@ -61,7 +71,8 @@ class HiddenMuon(Optimizer):
                     weight.sub_(lr * self._accelerated(weight, weight.grad + decay * weight, group["momentum"]))
             for weights in alike.values():
                 moves = [self._accelerated(weight, weight.grad, group["momentum"]).flatten(1) for weight in weights]
-                for weight, move in zip(weights, orthogonalized(torch.stack(moves)), strict=True):
+                blocks = torch.split(torch.stack(moves), self._block or len(moves[0]), dim=1)
+                for weight, move in zip(weights, torch.cat([*map(orthogonalized, blocks)], dim=1), strict=True):
                     rows, columns = move.shape
                     size = lr * self._hidden_rate * max(1.0, rows / columns) ** 0.5
                     weight.mul_(1 - lr * decay).sub_(size * move.view_as(weight))
