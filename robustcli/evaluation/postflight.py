@@ -4,7 +4,7 @@ They follow the checklists of Carlini et al. (2019) and AutoAttack's flags. They
 suspicion as text; a result without suspicions is trusted.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import product
 
@@ -22,6 +22,7 @@ from robustcli.evaluation.gradient import gives_gradient
 from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators.from_file import OUTSIDE
 from robustcli.statistics import clopper_pearson
+from robustcli.store.evaluations import StageResult
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -112,14 +113,20 @@ def _of_clean_images(evidence: Evidence, expected: float | None) -> Iterator[str
 
 def _of_stages(evidence: Evidence) -> Iterator[str]:
     """Check the counts of the stages."""
-    total = len(evidence.labels)
     pairs = [pair for pair in zip(evidence.stages, evidence.attacks, strict=True) if pair[0].is_search]
-    stages = [stage for stage, _ in pairs]
     searched = [
         stage for stage, attack in pairs if stage.forwards > stage.entered or stage.gradients or attack.is_given
     ]
-    if any(stage.entered for stage in stages) and not searched:
+    if any(stage.entered for stage, _ in pairs) and not searched:
         yield "no attack made a search pass, so this is clean accuracy; increase the number of steps"
+    # Only attacks under one threat model can be compared: those in a larger set break more images for that reason.
+    for threat in dict.fromkeys(evidence.threats):
+        own = [stage for stage, found in zip(evidence.stages, evidence.threats, strict=True) if found == threat]
+        yield from _of_one_threat([stage for stage in own if stage.is_search], len(evidence.labels))
+
+
+def _of_one_threat(stages: Sequence[StageResult], total: int) -> Iterator[str]:
+    """Compare the attacks under one threat model with each other."""
     gradients_tried = False
     for stage in stages:
         if stage.is_black_box and gradients_tried and stage.broken > _BLACK_BOX_SHARE * total:

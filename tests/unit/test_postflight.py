@@ -19,6 +19,7 @@ from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
+from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.threat.noise import Noise
@@ -194,6 +195,21 @@ def test_black_box_attacks_after_others_are_checked_separately() -> None:
     result = found(conv_net(classes=4), First())
     assert result.stages[0].broken > 0
     assert result.verdict == "TRUSTED"
+
+
+@pytest.mark.parametrize("attack", [Pgd(steps=10, loss="margin", keep="fooled"), Square(queries=100)])
+def test_attacks_under_two_threat_models_are_not_compared(attack: Attack) -> None:
+    """An attack in a larger set breaks more images for that reason, not because other attacks failed."""
+    narrow = AutoAttack(attacks=("apgd-ce",))
+    wide = Under(norm="linf", eps=Fraction(1, 10), evaluator=Attacked(attack=attack))
+    result = found(conv_net(classes=4), WorstCase(members=[narrow, wide]))
+    assert result.stages[1].broken > 0.5 * result.stages[1].entered
+    assert result.suspicions == []
+    same = Under(norm="linf", eps=Fraction(1, 10), evaluator=AutoAttack(attacks=("apgd-ce",)))
+    steeper = found(Planted(say=lambda logits: 1e6 * logits), WorstCase(members=[narrow, same, wide]))
+    assert any(
+        "that survived cross-entropy" in text or "which uses no gradients, broke" in text for text in steeper.suspicions
+    ), "attacks under one of several threat models are compared"
 
 
 def test_an_attack_that_would_gain_with_more_steps_is_suspect() -> None:
