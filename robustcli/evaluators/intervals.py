@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustcli.errors import EvaluationError
+from robustcli.errors import EvaluationError, in_one_line
 from robustcli.evaluators import chunks
 
 
@@ -21,9 +21,13 @@ def certified(model: nn.Module, x: Tensor, y: Tensor, radius: float, batch_size:
 
 
 def _certified(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
-    with torch.no_grad():
-        # float() rounds the ends of the intervals, so the box is slightly wider than asked.
-        logits = model(Interval((x - radius).clamp(0, 1), (x + radius).clamp(0, 1)))
+    try:
+        with torch.no_grad():
+            # float() rounds the ends of the intervals, so the box is slightly wider than asked.
+            logits = model(Interval((x - radius).clamp(0, 1), (x + radius).clamp(0, 1)))
+    except (TypeError, AttributeError) as error:
+        # An operator or an attribute of tensors that intervals do not have.
+        raise EvaluationError(f"interval_bounds: this network cannot be bounded: {in_one_line(error)}") from error
     if not isinstance(logits, Interval):
         raise EvaluationError("interval_bounds: the network does not compute its logits from the images by layers")
     own = logits.low.gather(1, y[:, None])
@@ -76,6 +80,9 @@ class Interval:
         if isinstance(other, Interval):
             return Interval(self.low - other.high, self.high - other.low)
         return Interval(self.low - other, self.high - other)
+
+    def __rsub__(self, other: Any) -> "Interval":
+        return _sum(-self, other)
 
     def __neg__(self) -> "Interval":
         return Interval(-self.high, -self.low)
@@ -178,6 +185,10 @@ def _sum(one: Any, other: Any, alpha: float = 1) -> Interval:
     return Interval(interval.low + fixed, interval.high + fixed)
 
 
+def _difference(one: Any, other: Any, alpha: float = 1) -> Interval:
+    return _sum(one, -other, alpha)
+
+
 def _leaky_relu(x: Interval, negative_slope: float = 0.01, inplace: bool = False) -> Interval:
     if negative_slope < 0:
         raise _refusal("a leaky ReLU with a negative slope")
@@ -205,7 +216,7 @@ _BY_NAME: dict[str, Callable[..., Any]] = {
     "batch_norm": _batch_norm,
     "leaky_relu": _leaky_relu,
     "add": _sum,
-    "sub": lambda one, other: (-other + one) if not isinstance(one, Interval) else one - other,
+    "sub": _difference,
     "mul": lambda one, other: one * other if isinstance(one, Interval) else other * one,
     "div": lambda one, other: one / other,
     "dropout": _dropout,

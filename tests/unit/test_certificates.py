@@ -1,6 +1,7 @@
 """Certified lower bounds: sound against samples and attacks, exact where there is a closed form, refused elsewhere."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -97,6 +98,38 @@ def test_what_cannot_be_bounded_is_refused_by_name(layer: nn.Module, what: str) 
     x = images(3)
     with pytest.raises(EvaluationError, match=f"interval_bounds: this network uses {what}"):
         IntervalBounds()(model, x, torch.zeros(3, dtype=torch.long), ThreatModel("linf", "0.1"), noise(3))
+
+
+class Seen(nn.Module):
+    """A linear network of images that a function has changed."""
+
+    def __init__(self, see: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.inner, self.see = linear_net(64), see
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(self.see(x))
+        return logits
+
+
+@pytest.mark.parametrize(
+    "see", [lambda x: 1 - x, lambda x: torch.ones(1, 8, 8) - x, lambda x: torch.sub(2 * x, x, alpha=2), lambda x: x - 1]
+)
+def test_differences_in_any_order_are_bounded(see: Callable[[Any], Any]) -> None:
+    model, x = Seen(see).eval(), images(5)
+    with torch.no_grad():
+        box = model(Interval((x - 0.1).clamp(0, 1), (x + 0.1).clamp(0, 1)))
+        for seed in range(20):
+            signs = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).sign()
+            logits = model((x + 0.1 * signs).clamp(0, 1))
+            assert (box.low <= logits + 1e-5).all()
+            assert (logits <= box.high + 1e-5).all()
+
+
+@pytest.mark.parametrize("see", [lambda x: x**2, lambda x: x * (x > 0), abs, lambda x: 1 / x, lambda x: x.mT.mT])
+def test_operators_that_intervals_lack_are_one_error(see: Callable[[Any], Any]) -> None:
+    with pytest.raises(EvaluationError, match="interval_bounds: this network cannot be bounded: "):
+        certified(Seen(see).eval(), images(2), torch.zeros(2, dtype=torch.long), 0.1, 2)
 
 
 # Smoothing
