@@ -13,7 +13,7 @@ pytest.register_assert_rewrite("robustcli.promises")
 # pytest-xdist passes on the terminal's width, which would change printed tables.
 os.environ.pop("COLUMNS", None)
 
-# With more threads, tiny tensors spend most of their time on synchronisation.
+# With more threads, tiny tensors spend most of their time on synchronization.
 torch.set_num_threads(1)
 
 # The same examples in every run and no deadline, so that tests fail only because of the code.

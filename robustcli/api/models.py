@@ -41,7 +41,7 @@ def load(
         weights: weights for torchvision:NAME or timm:NAME: a file, or a name in torchvision.
         weights_key: key of the weights in a file that holds several objects.
         mean, std: normalization of an external network; 0 and 1 mean none.
-        data: data set, .npz file or folder with labelled images, on which an unknown normalization is found.
+        data: data set, .npz file or folder with labeled images, on which an unknown normalization is found.
         image: channels, height and width of the images of an external network. Default: those of `data`, or those it
             was made for, or 3x32x32.
         classes: number of classes of an external network. Default: that of its weights.

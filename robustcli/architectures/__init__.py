@@ -1,7 +1,7 @@
 """Networks: f_w of the formula. Each file holds one family.
 
 A builder takes the shape of the data first and its settings as keyword-only parameters. It returns a network for
-normalised images; `Network` puts the normalisation in front, so that attacks see a function of pixels in [0, 1].
+normalized images; `Network` puts the normalization in front, so that attacks see a function of pixels in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class ImageShape:
 
 
 class Body(Protocol):
-    """A network inside another one, built for the same images: a torch module that maps normalised images to logits."""
+    """A network inside another one, built for the same images: a torch module that maps normalized images to logits."""
 
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
@@ -51,7 +51,7 @@ class Searched(Protocol):
 
 
 class Normalize(nn.Module):
-    """Normalise every channel: (x - mean) / std. Mean 0 and std 1 leave x unchanged."""
+    """Normalize every channel: (x - mean) / std. Mean 0 and std 1 leave x unchanged."""
 
     mean: Tensor
     std: Tensor
@@ -66,7 +66,7 @@ class Normalize(nn.Module):
 
 
 class Standardize(nn.Module):
-    """Normalise every image by its own mean and standard deviation, over all pixels and channels.
+    """Normalize every image by its own mean and standard deviation, over all pixels and channels.
 
     Gradients flow through both. The standard deviation is at least 1 / sqrt(values in the image) levels of 255, as in
     TensorFlow, so a flat image becomes 0.
@@ -87,10 +87,10 @@ def first_layer(kind: str, mean: tuple[float, ...], std: tuple[float, ...]) -> N
 
 
 class Network(nn.Module):
-    """Normalisation followed by a network: pixels in [0, 1] (n, c, h, w) -> logits (n, k).
+    """Normalization followed by a network: pixels in [0, 1] (n, c, h, w) -> logits (n, k).
 
     Args:
-        preprocess: transformation of the pixels before the normalisation; None is none.
+        preprocess: transformation of the pixels before the normalization; None is none.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class SpartaLike(nn.Module):
     """Activation with a spatial mask m: m relu(x) + (1 - m) t min(x, 0).
 
     m = sigmoid(a (w * x) + b) with one 3x3 kernel w for all channels. Initially w is the identity, a = 0, b = 2 and
-    t = 0, so the activation starts as 0.88 relu. For features without spatial axes, w * x is the centre weight times x.
+    t = 0, so the activation starts as 0.88 relu. For features without spatial axes, w * x is the center weight times x.
     The formula of the paper is not published: this is an interpretation of its abstract, and results may differ from
     the paper.
 
@@ -69,9 +69,9 @@ class SpartaLike(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        centre = torch.zeros(1, 1, 3, 3)
-        centre[0, 0, 1, 1] = 1
-        self.kernel = nn.Parameter(centre)
+        center = torch.zeros(1, 1, 3, 3)
+        center[0, 0, 1, 1] = 1
+        self.kernel = nn.Parameter(center)
         self.gain = nn.Parameter(torch.zeros(1))
         self.bias = nn.Parameter(torch.full((1,), 2.0))
         self.slope = nn.Parameter(torch.zeros(1))

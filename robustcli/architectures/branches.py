@@ -13,7 +13,7 @@ from robustcli.errors import RobustCliError
 
 
 class BranchedNorm(nn.Module):
-    """Several batch norms instead of one; `route` selects the one that normalises the batch, or mixes them.
+    """Several batch norms instead of one; `route` selects the one that normalizes the batch, or mixes them.
 
     Args:
         norm: the first branch; the others start as copies of it.

@@ -161,7 +161,7 @@ class CellNetwork(nn.Module):
         super().__init__()
         new = new or (lambda name, channels, stride: OPERATIONS[name](channels, stride, layers))
         before = last = 3 * width
-        stem_norm = replace(layers, affine=True).normalisation(last)
+        stem_norm = replace(layers, affine=True).normalization(last)
         self.stem = nn.Sequential(layers.convolution(shape.channels, last), stem_norm)
         built: list[Cell] = []
         cells = len(genotypes)

@@ -86,7 +86,7 @@ def gates_of(model: nn.Module) -> list[ChannelGate]:
 
 
 @contextmanager
-def labelled(model: nn.Module, labels: Tensor) -> Iterator[None]:
+def labeled(model: nn.Module, labels: Tensor) -> Iterator[None]:
     """Give the labels of the batch to the gates of a model inside the context."""
     gates = gates_of(model)
     for gate in gates:

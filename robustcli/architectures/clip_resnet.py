@@ -56,7 +56,7 @@ def clip_resnet(
 ) -> nn.Module:
     """3D ResNet for short clips: convolutions over time, height and width; each later stage halves all three.
 
-    A clip is an image with frames as channels: all colours of the first frame, then of the second, and so on. So threat
+    A clip is an image with frames as channels: all colors of the first frame, then of the second, and so on. So threat
     models and attacks treat a clip as one point, as in the literature. The published networks for clips of 112 pixels
     have a 7x7x7 stem and a pool; this one has a 3x3x3 stem, for small clips.
 

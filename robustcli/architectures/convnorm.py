@@ -109,7 +109,7 @@ class RunningPreconditionedConv2d(PreconditionedConv2d, RunningStatistics):
         self.steps.zero_()
 
     def settle(self, x: Tensor) -> None:
-        """Initialise the mean with the divisor of the current weights, for maps of this size."""
+        """Initialize the mean with the divisor of the current weights, for maps of this size."""
         added = self.kernel - 1
         sides = (1, 1) if self.kernel == 1 else (x.shape[2] + added, x.shape[3] + added)
         self.running_divisor = self.divisor(*sides)
@@ -140,14 +140,14 @@ class RunningPreconditionedConv2d(PreconditionedConv2d, RunningStatistics):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         given = state_dict.get(f"{prefix}running_divisor")
         own = self.running_divisor
-        # An uninitialised mean fits any size.
+        # An uninitialized mean fits any size.
         if given is not None and given.shape != own.shape and not (given.numel() and own.numel()):
             self.running_divisor = torch.empty_like(given, device=own.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def settle_divisors(network: nn.Module, shape: ImageShape) -> None:
-    """Initialise running divisors, so that copies of an untrained network have the shapes of the trained one."""
+    """Initialize running divisors, so that copies of an untrained network have the shapes of the trained one."""
     parts = [module for module in network.modules() if isinstance(module, RunningPreconditionedConv2d)]
     if parts:
         hooks = [part.register_forward_pre_hook(lambda part, inputs: part.settle(inputs[0])) for part in parts]

@@ -94,7 +94,7 @@ class Layers:
             return [first, *(Reused(first) for _ in range(count - 1))]
         return [self.nonlinearity() for _ in range(count)]
 
-    def normalisation(self, channels: int, *, of_means: bool = False) -> nn.Module:
+    def normalization(self, channels: int, *, of_means: bool = False) -> nn.Module:
         """Return a norm for `channels` channels.
 
         Args:
@@ -132,7 +132,7 @@ class Layers:
         self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1
     ) -> tuple[nn.Module, nn.Module]:
         """Return a convolution and the norm of its output."""
-        return self.convolution(inputs, outputs, kernel, stride, groups), self.normalisation(outputs)
+        return self.convolution(inputs, outputs, kernel, stride, groups), self.normalization(outputs)
 
     def _convolution(
         self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, bias: bool, dilation: int
@@ -171,7 +171,7 @@ class Layers:
             return SqueezeExcitation(channels, max(1, channels // self.reduction))
         if self.channel_gate == "residual_se":
             squeezed = max(1, channels // _RESIDUAL_SQUEEZE)
-            return ResidualSqueezeExcitation(channels, squeezed, self.normalisation(channels))
+            return ResidualSqueezeExcitation(channels, squeezed, self.normalization(channels))
         if self.channel_gate == "cifs":
             assert self.classes is not None
             return ChannelGate(channels, self.classes, hidden=0, mask="scaled", detaches=True)

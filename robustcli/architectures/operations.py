@@ -15,7 +15,7 @@ def projected(inputs: int, outputs: int, layers: Layers, stride: Literal[1, 2] =
     if stride == 2 and layers.downsample == "strided":
         return Halved(inputs, outputs, layers)
     return nn.Sequential(
-        layers.nonlinearity(), layers.convolution(inputs, outputs, 1, stride), layers.normalisation(outputs)
+        layers.nonlinearity(), layers.convolution(inputs, outputs, 1, stride), layers.normalization(outputs)
     )
 
 
@@ -31,7 +31,7 @@ class Halved(nn.Module):
         self.activation = layers.nonlinearity()
         self.here = nn.Conv2d(inputs, outputs // 2, 1, 2, bias=False)
         self.beside = nn.Conv2d(inputs, outputs - outputs // 2, 1, 2, bias=False)
-        self.norm = layers.normalisation(outputs)
+        self.norm = layers.normalization(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.activation(x)
@@ -44,7 +44,7 @@ def _depthwise(channels: int, kernel: int, stride: int, dilation: int, layers: L
         layers.nonlinearity(),
         layers.convolution(channels, channels, kernel, stride, channels, dilation=dilation),
         layers.convolution(channels, channels, 1),
-        layers.normalisation(channels),
+        layers.normalization(channels),
     ]
 
 

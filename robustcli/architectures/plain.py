@@ -32,7 +32,7 @@ def activated(layers: Layers, inputs: int, outputs: int, kernel: int = 3, stride
     """Return a convolution with bias, norm, activation and gate, without those that are identities."""
     parts = (
         layers.convolution(inputs, outputs, kernel, stride, bias=True),
-        layers.normalisation(outputs),
+        layers.normalization(outputs),
         layers.nonlinearity(),
         layers.gate(outputs),
     )

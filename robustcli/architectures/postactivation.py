@@ -1,4 +1,4 @@
-"""Blocks of ResNets, with activation after normalisation (key family RN)."""
+"""Blocks of ResNets, with activation after normalization (key family RN)."""
 
 from torch import Tensor, nn
 
@@ -17,9 +17,9 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int, layers: Layers) -> None:
         super().__init__()
         self.conv1 = layers.convolution(inputs, width, 3, stride)
-        self.bn1 = layers.normalisation(width)
+        self.bn1 = layers.normalization(width)
         self.conv2 = layers.convolution(width, width)
-        self.bn2 = layers.normalisation(width)
+        self.bn2 = layers.normalization(width)
         self.gate = layers.gate(width)
         self.shortcut = normed_shortcut(inputs, width, stride, layers)
         self.activation, self.activation2 = layers.nonlinearities(2)
@@ -40,11 +40,11 @@ class Bottleneck(nn.Module):
         super().__init__()
         outputs = self.expansion * width
         self.conv1 = layers.convolution(inputs, width, 1)
-        self.bn1 = layers.normalisation(width)
+        self.bn1 = layers.normalization(width)
         self.conv2 = layers.convolution(width, width, 3, stride)
-        self.bn2 = layers.normalisation(width)
+        self.bn2 = layers.normalization(width)
         self.conv3 = layers.convolution(width, outputs, 1)
-        self.bn3 = layers.normalisation(outputs)
+        self.bn3 = layers.normalization(outputs)
         self.gate = layers.gate(outputs)
         self.shortcut = normed_shortcut(inputs, outputs, stride, layers)
         self.activation, self.activation2, self.activation3 = layers.nonlinearities(3)
@@ -61,7 +61,7 @@ def normed_shortcut(inputs: int, outputs: int, stride: int, layers: Layers) -> n
     """Return the identity, or a 1x1 convolution and a norm if the shape changes."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(layers.convolution(inputs, outputs, 1, stride), layers.normalisation(outputs))
+    return nn.Sequential(layers.convolution(inputs, outputs, 1, stride), layers.normalization(outputs))
 
 
 def small_resnet(
@@ -91,7 +91,7 @@ def small_resnet(
         {
             "enlarged": enlarged(upsample),
             "conv1": layers.convolution(shape.channels, width, 3, stem_stride),
-            "bn1": layers.normalisation(width),
+            "bn1": layers.normalization(width),
             "activation": layers.nonlinearity(),
             **named("layer", stages(new, width, depths, doubling(width), strides, block.expansion)),
         },

@@ -157,7 +157,7 @@ def _usual_network(
     }
     parts |= named("layer", stages(new, width, depths, doubling(width), strides, block.expansion))
     if form != "a":
-        parts |= {"bn": layers.normalisation(outputs), "activation": layers.nonlinearity()}
+        parts |= {"bn": layers.normalization(outputs), "activation": layers.nonlinearity()}
     return Chain(parts, linear=nn.Linear(outputs, shape.classes))
 
 
@@ -182,5 +182,5 @@ def _deepmind_network(
         "conv_2d": layers.convolution(shape.channels, width, 3, stem_stride),
     }
     parts |= named("layer_", stages(new, width, depths, doubling(width), strides), first=0)
-    parts |= {"batchnorm": layers.normalisation(8 * width), "activation": layers.nonlinearity()}
+    parts |= {"batchnorm": layers.normalization(8 * width), "activation": layers.nonlinearity()}
     return Chain(parts, logits=nn.Linear(8 * width, shape.classes))

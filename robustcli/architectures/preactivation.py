@@ -6,7 +6,7 @@ from robustcli.architectures.layers import Layers
 
 
 class PreActBlock(nn.Module):
-    """Residual block: two 3x3 convolutions, each after normalisation and activation, + shortcut.
+    """Residual block: two 3x3 convolutions, each after normalization and activation, + shortcut.
 
     Args:
         projects_raw: a projection on the shortcut reads the raw input of the block, not the activated one.
@@ -16,9 +16,9 @@ class PreActBlock(nn.Module):
 
     def __init__(self, inputs: int, width: int, stride: int, layers: Layers, projects_raw: bool = False) -> None:
         super().__init__()
-        self.bn1 = layers.normalisation(inputs)
+        self.bn1 = layers.normalization(inputs)
         self.conv1 = layers.convolution(inputs, width, 3, stride)
-        self.bn2 = layers.normalisation(width)
+        self.bn2 = layers.normalization(width)
         self.conv2 = layers.convolution(width, width)
         self.gate = layers.gate(width)
         self.shortcut = _projection(inputs, width, stride, layers)
@@ -34,7 +34,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActBottleneck(nn.Module):
-    """Residual block: 1x1, 3x3 and 1x1 convolutions, each after normalisation and activation, + shortcut.
+    """Residual block: 1x1, 3x3 and 1x1 convolutions, each after normalization and activation, + shortcut.
 
     Args:
         projects_raw: a projection on the shortcut reads the raw input of the block, not the activated one.
@@ -45,11 +45,11 @@ class PreActBottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int, layers: Layers, projects_raw: bool) -> None:
         super().__init__()
         outputs = self.expansion * width
-        self.bn1 = layers.normalisation(inputs)
+        self.bn1 = layers.normalization(inputs)
         self.conv1 = layers.convolution(inputs, width, 1)
-        self.bn2 = layers.normalisation(width)
+        self.bn2 = layers.normalization(width)
         self.conv2 = layers.convolution(width, width, 3, stride)
-        self.bn3 = layers.normalisation(width)
+        self.bn3 = layers.normalization(width)
         self.conv3 = layers.convolution(width, outputs, 1)
         self.gate = layers.gate(outputs)
         self.shortcut = _projection(inputs, outputs, stride, layers)
@@ -85,9 +85,9 @@ class DeepMindPreActBlock(nn.Module):
 
     def __init__(self, inputs: int, width: int, stride: int, layers: Layers) -> None:
         super().__init__()
-        self.batchnorm_0 = layers.normalisation(inputs)
+        self.batchnorm_0 = layers.normalization(inputs)
         self.conv_2d_1 = layers.convolution(inputs, width, 3, stride)
-        self.batchnorm_1 = layers.normalisation(width)
+        self.batchnorm_1 = layers.normalization(width)
         self.conv_2d_2 = layers.convolution(width, width)
         self.gate = layers.gate(width)
         self.shortcut = None if stride == 1 and inputs == width else layers.convolution(inputs, width, 3, stride)

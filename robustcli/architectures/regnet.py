@@ -1,4 +1,4 @@
-"""RegNet: stages of grouped bottleneck blocks with widths on a quantised line; for small images and ImageNet."""
+"""RegNet: stages of grouped bottleneck blocks with widths on a quantized line; for small images and ImageNet."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
-from robustcli.architectures.quantised_stages import Stages, network_of, on_the_line, whole_groups
+from robustcli.architectures.quantized_stages import Stages, network_of, on_the_line, whole_groups
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import (
     AboveOne,
@@ -65,11 +65,11 @@ def regnet(
     channel_gate: Gate = "none",
     upsample: Upsample = 1,
 ) -> nn.Module:
-    """RegNet by its published name: four stages of grouped bottleneck blocks, with widths on a quantised line.
+    """RegNet by its published name: four stages of grouped bottleneck blocks, with widths on a quantized line.
 
     RegNetY has squeeze-and-excitation after every 3x3 convolution, a quarter as wide inside as the input of the block,
     with ReLU whatever the activation, and besides any gate at the end of the branch.
-    Convolutions are initialised by fan-out, the classifier from N(0, 0.01^2). For other depths and widths use
+    Convolutions are initialized by fan-out, the classifier from N(0, 0.01^2). For other depths and widths use
     regnet_rule or regnet_stages.
 
     Args:
@@ -113,7 +113,7 @@ def regnet_rule(
         depth: number of all blocks.
         w0: width of the first block.
         wa: growth of the width per block, before rounding.
-        wm: ratio of the widths of neighbouring stages, above 1.
+        wm: ratio of the widths of neighboring stages, above 1.
         group_width: channels of a group in the 3x3 convolutions.
         squeeze: channels inside squeeze-and-excitation, as a share of the input channels of the block; 0 gives RegNetX,
             0.25 RegNetY.

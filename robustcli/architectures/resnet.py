@@ -1,4 +1,4 @@
-"""ResNets for small images, with activation after normalisation (key family RN)."""
+"""ResNets for small images, with activation after normalization (key family RN)."""
 
 from torch import nn
 
@@ -55,7 +55,7 @@ def resnet(
     strides: Counts4 = (1, 2, 2, 2),
     upsample: Upsample = 1,
 ) -> nn.Module:
-    """ResNet-{depth} for small images, with activation after normalisation.
+    """ResNet-{depth} for small images, with activation after normalization.
 
     The stem is a 3x3 convolution without a pool, so 32 pixels become 4 before the global average. Up to depth 34 a
     block has two 3x3 convolutions; deeper networks have bottleneck blocks.

@@ -106,7 +106,7 @@ def robust_arch_resnet(
 
     The first 1x1 convolution of a block has no norm. Squeeze-and-excitation follows the 3x3 convolution and is a
     quarter as wide inside as the input of the block, the only interpretation that gives the published 104,065,776
-    parameters of RaWRN-101-2. All convolutions are initialised by fan-out, the classifier from N(0, 0.01^2). The gate
+    parameters of RaWRN-101-2. All convolutions are initialized by fan-out, the classifier from N(0, 0.01^2). The gate
     is fixed, and norm: conv is not available, because it needs a norm after every convolution.
 
     Args:

@@ -41,7 +41,7 @@ def robust_arch_wide_resnet(
     """RaWRN: DeepMind's wide residual network with a wide stem, a short last stage and squeeze-and-excitation.
 
     The defaults give RaWRN-70-16. Every residual branch ends with squeeze-and-excitation, with a quarter of the
-    channels inside. For other gates use wide_resnet in the form "deepmind". Convolutions are initialised by fan-out.
+    channels inside. For other gates use wide_resnet in the form "deepmind". Convolutions are initialized by fan-out.
 
     Args:
         depths: blocks in each of the three stages.

@@ -28,13 +28,13 @@ class RobustResBlock(nn.Module):
         super().__init__()
         outputs = self.expansion * planes
         width = chunk_width(planes)
-        self.bn1 = layers.normalisation(inputs)
+        self.bn1 = layers.normalization(inputs)
         self.conv1 = layers.convolution(inputs, SCALES * width, 1)
-        self.bn2 = layers.normalisation(SCALES * width)
+        self.bn2 = layers.normalization(SCALES * width)
         self.convs = nn.ModuleList(layers.convolution(width, width, 3, stride, CARDINALITY) for _ in range(SCALES - 1))
-        self.bns = nn.ModuleList(layers.normalisation(width) for _ in range(SCALES - 1))
+        self.bns = nn.ModuleList(layers.normalization(width) for _ in range(SCALES - 1))
         self.conv3 = layers.convolution(SCALES * width, outputs, 1)
-        self.gate = ResidualSqueezeExcitation(outputs, squeezed_width(planes), layers.normalisation(outputs))
+        self.gate = ResidualSqueezeExcitation(outputs, squeezed_width(planes), layers.normalization(outputs))
         keeps = stride == 1 and inputs == outputs
         self.shortcut = None if keeps else nn.Sequential(layers.convolution(inputs, outputs, 1, stride))
         self.activation, self.activation2, *chunks = layers.nonlinearities(1 + SCALES)
@@ -70,7 +70,7 @@ def residual_stages(
 ) -> Chain:
     """A 3x3 convolution, three stages of blocks, norm, activation, global average, classifier.
 
-    Convolutions are initialised by fan-out, the bias of the classifier with 0.
+    Convolutions are initialized by fan-out, the bias of the classifier with 0.
 
     Args:
         new: makes a block of the stages.
@@ -88,7 +88,7 @@ def residual_stages(
             "stem_conv": layers.convolution(shape.channels, STEM),
             # Public checkpoints call these weights blocks.0.layer.0.* and so on.
             "blocks": nn.Sequential(*(nn.Sequential(OrderedDict(layer=nn.Sequential(*stage))) for stage in blocks)),
-            last_norm: layers.normalisation(expansion * planes[-1]),
+            last_norm: layers.normalization(expansion * planes[-1]),
             "activation": layers.nonlinearity(),
         },
         fc=nn.Linear(expansion * planes[-1], shape.classes),

@@ -25,7 +25,7 @@ def senet18(
 ) -> nn.Module:
     """SENet-18 for small images: eight pre-activation blocks that end with squeeze-and-excitation.
 
-    As in the network commonly used for 32 pixels, the last features are not normalised, and the stem has a norm of its
+    As in the network commonly used for 32 pixels, the last features are not normalized, and the stem has a norm of its
     own. Projections read the activated input. For other gates use preact_resnet18 in the form "a".
 
     Args:

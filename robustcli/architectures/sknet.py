@@ -26,7 +26,7 @@ def _normed(
     layers: Layers, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1
 ) -> OrderedDict[str, nn.Module]:
     convolution = layers.convolution(inputs, outputs, kernel, stride, dilation=dilation)
-    return OrderedDict(conv=convolution, bn=layers.normalisation(outputs))
+    return OrderedDict(conv=convolution, bn=layers.normalization(outputs))
 
 
 class BranchAttention(nn.Module):
@@ -39,7 +39,7 @@ class BranchAttention(nn.Module):
     def __init__(self, channels: int, squeezed: int, layers: Layers) -> None:
         super().__init__()
         self.fc_reduce = nn.Conv2d(channels, squeezed, 1, bias=False)
-        self.bn = layers.normalisation(squeezed, of_means=True)
+        self.bn = layers.normalization(squeezed, of_means=True)
         self.activation = layers.nonlinearity()
         self.fc_select = nn.Conv2d(squeezed, len(_DILATIONS) * channels, 1, bias=False)
 
@@ -146,7 +146,7 @@ def sknet(
     """SKResNet: a ResNet with pairs of 3x3 convolutions and attention that chooses between their receptive fields.
 
     With 18 and 34 layers the first convolution of a block is selective, with 50 the middle one. The attention contains
-    norms; a batch norm there has nothing to normalise if a training batch is a single image.
+    norms; a batch norm there has nothing to normalize if a training batch is a single image.
 
     Args:
         depth: number of layers: 18 or 34, with two convolutions per block, or 50, with three.
@@ -177,7 +177,7 @@ def sknet(
     parts: dict[str, nn.Module] = {
         "enlarged": enlarged(upsample),
         "conv1": layers.convolution(shape.channels, width, *((7, 2) if pools else (3, 1))),
-        "bn1": layers.normalisation(width),
+        "bn1": layers.normalization(width),
         "activation": layers.nonlinearity(),
         "pool": nn.MaxPool2d(3, 2, padding=1) if pools else nn.Identity(),
     }

@@ -1,4 +1,4 @@
-"""A small convolutional network without normalisation layers, for digits."""
+"""A small convolutional network without normalization layers, for digits."""
 
 from torch import nn
 

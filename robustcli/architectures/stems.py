@@ -34,8 +34,8 @@ class _Call:
 def make_stem_small(network: nn.Module, shape: ImageShape, name: str) -> None:
     """Make the first convolution of a network keep the resolution, and remove a pool right after it, in place.
 
-    The convolution gets stride 1. A kernel above 3x3 is cropped to its centre and scaled, so that it has the spread of
-    an initialised 3x3 kernel. All layers after the stem stay unchanged.
+    The convolution gets stride 1. A kernel above 3x3 is cropped to its center and scaled, so that it has the spread of
+    an initialized 3x3 kernel. All layers after the stem stay unchanged.
 
     Args:
         name: name of the network, for messages.
@@ -94,7 +94,7 @@ def _pool_after(first: _Call, later: list[_Call], name: str) -> nn.Module | None
 
 
 def _shrink(convolution: nn.Conv2d) -> None:
-    """Set the stride to 1 and crop the kernel to its centre; keep the layer, because its class may compute weights."""
+    """Set the stride to 1 and crop the kernel to its center; keep the layer, because its class may compute weights."""
     edge = (convolution.kernel_size[0] - _KERNEL) // 2
     convolution.stride = (1, 1)
     if edge:

@@ -27,7 +27,7 @@ class Mixture(nn.Module):
         for name, new in OPERATIONS.items():
             layer = new(channels, stride, layers)
             if name in POOLS:
-                layer = nn.Sequential(layer, layers.normalisation(channels))
+                layer = nn.Sequential(layer, layers.normalization(channels))
             self.choices[name] = layer
         self.shares: Tensor | None = None
 

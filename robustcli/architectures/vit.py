@@ -149,7 +149,7 @@ def vit(
 
     Widths and heads of the published sizes, all of depth 12: Ti 192 and 3, S 384 and 6, B 768 and 12. The network fits
     only the size of the images that it is built for. There are no batch norms; dropout and stochastic depth draw from
-    torch's global generator in training. Weights are initialised as in DeiT.
+    torch's global generator in training. Weights are initialized as in DeiT.
 
     Args:
         width: channels of a token.

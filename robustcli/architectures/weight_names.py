@@ -1,4 +1,4 @@
-"""What the names and shapes of weights say about a network, for architectures that recognise weights of other programs.
+"""What the names and shapes of weights say about a network, for architectures that recognize weights of other programs.
 
 Such an architecture declares `suggested_by`, a function in its file. It returns the settings that the weights suggest,
 or None for weights of another architecture. Shapes determine depths and widths, but neither activations nor padding, so

@@ -12,13 +12,13 @@ from robustcli.registry.types import Counts3
 
 
 class WideBlock(nn.Module):
-    """Residual block: two 3x3 convolutions after normalisation and activation; projections read the activated input."""
+    """Residual block: two 3x3 convolutions after normalization and activation; projections read the activated input."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers) -> None:
         super().__init__()
-        self.bn1 = layers.normalisation(inputs)
+        self.bn1 = layers.normalization(inputs)
         self.conv1 = layers.convolution(inputs, outputs, 3, stride)
-        self.bn2 = layers.normalisation(outputs)
+        self.bn2 = layers.normalization(outputs)
         self.conv2 = layers.convolution(outputs, outputs)
         self.gate = layers.gate(outputs)
         keeps = stride == 1 and inputs == outputs
@@ -49,9 +49,9 @@ class DeepMindWideBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers) -> None:
         super().__init__()
-        self.batchnorm_0 = layers.normalisation(inputs)
+        self.batchnorm_0 = layers.normalization(inputs)
         self.conv_0 = layers.convolution(inputs, outputs, 3, stride)
-        self.batchnorm_1 = layers.normalisation(outputs)
+        self.batchnorm_1 = layers.normalization(outputs)
         self.conv_1 = layers.convolution(outputs, outputs)
         # Name of the gate in public checkpoints with squeeze-and-excitation.
         self.se = layers.gate(outputs)
@@ -78,7 +78,7 @@ def trades_network(
     strides: Counts3,
     upsample: int,
 ) -> Chain:
-    """Wide residual network of TRADES: symmetric padding, convolutions initialised by fan-out, classifier bias 0.
+    """Wide residual network of TRADES: symmetric padding, convolutions initialized by fan-out, classifier bias 0.
 
     Args:
         depths: blocks in each stage.
@@ -98,7 +98,7 @@ def trades_network(
     for number, blocks in enumerate(stages(new, stem, depths, widths, strides), start=1):
         # Public checkpoints call these weights block1.layer.0.* and so on.
         parts[f"block{number}"] = nn.Sequential(OrderedDict(layer=nn.Sequential(*blocks)))
-    parts |= {"bn1": layers.normalisation(widths[-1]), "activation": layers.nonlinearity()}
+    parts |= {"bn1": layers.normalization(widths[-1]), "activation": layers.nonlinearity()}
     network = Chain(parts, fc=nn.Linear(widths[-1], shape.classes))
     draw_by_fan_out(network)
     return network
@@ -117,7 +117,7 @@ def deepmind_network(
 ) -> Chain:
     """Wide residual network of DeepMind, with PyTorch's initial weights; arguments as in `trades_network`.
 
-    The original has a zero classifier and another initialisation of convolutions; the PyTorch re-implementations with
+    The original has a zero classifier and another initialization of convolutions; the PyTorch re-implementations with
     published results use PyTorch's defaults, as here.
     """
     layers = layers.of_deepmind()
@@ -136,7 +136,7 @@ def deepmind_network(
                     for blocks in stages(new, stem, depths, widths, strides)
                 )
             ),
-            "batchnorm": layers.normalisation(widths[-1]),
+            "batchnorm": layers.normalization(widths[-1]),
             "activation": layers.nonlinearity(),
         },
         logits=nn.Linear(widths[-1], shape.classes),

@@ -87,7 +87,7 @@ class CrossCovarianceAttention(nn.Module):
 
 
 class LocalPatchInteraction(nn.Module):
-    """Two depthwise 3x3 convolutions on the grid of tokens, the only layers that connect neighbours."""
+    """Two depthwise 3x3 convolutions on the grid of tokens, the only layers that connect neighbors."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class ClassAttention(nn.Module):
 
 
 class ClassAttentionBlock(nn.Module):
-    """Class attention and an MLP of the class token; the other tokens are added to their normalised values.
+    """Class attention and an MLP of the class token; the other tokens are added to their normalized values.
 
     Args:
         norm_tokens: the second norm reads all tokens, which are then doubled, not only the class token.
@@ -241,7 +241,7 @@ def xcit(
             one or two of the four convolutions of the stem lose their stride, so weights fit every patch. (The original
             networks for patches of 8 have a stem of three convolutions.)
         layer_scale: initial value of the learned factors of all branches; published 1 for depth 12, 1e-5 for 24.
-        norm_tokens: class blocks normalise all tokens before the MLP, not only the class token; false in the published
+        norm_tokens: class blocks normalize all tokens before the MLP, not only the class token; false in the published
             nano networks.
         drop_path: rate of stochastic depth, the same in all blocks; 0.05 in the light recipe.
 

@@ -54,7 +54,7 @@ class ActiveSet:
         """Let images leave only where this costs nothing and does not change the other images.
 
         This is on a CPU with the whole model in eval mode. In train mode, or with batch statistics, the remaining
-        images would be normalised differently. On a GPU, every step would wait for the device, and cuDNN and compiled
+        images would be normalized differently. On a GPU, every step would wait for the device, and cuDNN and compiled
         programs would get a new batch size in every step.
         """
         is_independent = not any(module.training for module in model.modules())

@@ -42,7 +42,7 @@ class Apgd(Attack):
         loss: "ce", "margin", "probability_margin", "dlr" (needs 3 classes), or "targeted_dlr" (needs 4), which targets
             one wrong class at a time; "nearest_dlr" is the same with other targets.
         targets: wrong classes for "targeted_dlr", starting with the most likely ones of the clean image; at most all.
-            "nearest_dlr" takes those with the nearest linearised boundary among the 9 most likely ones, and computes a
+            "nearest_dlr" takes those with the nearest linearized boundary among the 9 most likely ones, and computes a
             gradient for each of these.
         gradients: number of averaged gradients per step, for models whose logits vary. The loss is the mean of
             all, and a run ends early at a point that every pass misclassifies; the published code goes by the last one,

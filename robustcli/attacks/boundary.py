@@ -1,4 +1,4 @@
-"""Linearised decision boundaries: target classes of an image, and the nearest boundary."""
+"""Linearized decision boundaries: target classes of an image, and the nearest boundary."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ def rivals_of(logits: Tensor, labels: Tensor, count: int | None = None) -> Tenso
 
 
 def nearest_plane(model: nn.Module, x_adv: Tensor, labels: Tensor, rivals: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """Linearised boundary between the label and the nearest rival (n, m): gap (n,) and normal of its plane.
+    """Linearized boundary between the label and the nearest rival (n, m): gap (n,) and normal of its plane.
 
     One forward, and one gradient for each rival.
     """

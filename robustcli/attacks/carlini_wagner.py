@@ -1,4 +1,4 @@
-"""The attack of Carlini and Wagner: the nearest misclassified point in l2, by minimising one objective."""
+"""The attack of Carlini and Wagner: the nearest misclassified point in l2, by minimizing one objective."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +18,7 @@ _INSIDE = 0.999999
 # Steps between two checks of which images are done, because a check waits for the accelerator.
 _LOOKS_EVERY = 10
 # A descent continues while a tenth of its steps lowers the objective below this fraction of its value, or moves some
-# pixel towards grey by more than this many steps: near black and white such a move changes the objective only later.
+# pixel towards gray by more than this many steps: near black and white such a move changes the objective only later.
 _FALLS = 0.9999
 _MOVES = 2
 # Factor on c while no point fools the model.
@@ -36,7 +36,7 @@ _GROWTH = 10
 class CarliniWagner(Attack):
     """Minimum-norm attack: min |x' - x|^2 + c max(0, z_y - max of other z + confidence), x' = (tanh w + 1) / 2.
 
-    The variable w keeps x' inside [0, 1]; Adam minimises over w. Each image has its own c, which is multiplied by 10
+    The variable w keeps x' inside [0, 1]; Adam minimizes over w. Each image has its own c, which is multiplied by 10
     until a misclassified point is found, then bisected towards the smallest c that finds one. The search ignores the
     radius: an image is broken if a misclassified point lies inside the threat set; otherwise the clean image is
     returned. No noise is drawn. Supports only l2.
@@ -47,10 +47,10 @@ class CarliniWagner(Attack):
 
     Args:
         steps: steps of Adam for each c; stops earlier when the objective no longer falls and no pixel moves from black
-            or white towards grey. The released code has 10,000.
+            or white towards gray. The released code has 10,000.
         searches: number of values of c.
         c: the first value.
-        lr: learning rate of Adam, in units of w: a step moves a grey pixel by about lr / 2; use a smaller value for
+        lr: learning rate of Adam, in units of w: a step moves a gray pixel by about lr / 2; use a smaller value for
             distances that are not many times larger.
         confidence: margin by which a wrong logit must lead, kappa in the paper.
         keep: "fooled": stop at a misclassified point inside the threat set. "nearest": search to the end for the

@@ -17,7 +17,7 @@ from robustcli.threat.threat import ThreatModel
 @ATTACKS.register("deepfool", passes=(52, 500, 0), varies_in_passes=True, smoke={"steps": 5, "targets": 1})
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(Attack):
-    """Minimum-norm attack: step to the nearest linearised boundary until the image is misclassified.
+    """Minimum-norm attack: step to the nearest linearized boundary until the image is misclassified.
 
     It is fast but does not move back towards the image, so the point found is near, not nearest (see fab). The search
     ignores the radius: an image is broken if its point lies inside the threat set; otherwise the clean image is

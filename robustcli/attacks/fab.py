@@ -25,12 +25,12 @@ _TINY = 1e-8
 class Fab(Attack):
     """Minimum-norm attack: move along the decision boundary towards the image.
 
-    Each step goes slightly beyond the linearised boundary and towards its nearest point to the image; from a
+    Each step goes slightly beyond the linearized boundary and towards its nearest point to the image; from a
     misclassified point it moves back towards the image. The search ignores the radius: an image is broken if a
     misclassified point lies inside the threat set; otherwise the clean image is returned. A step costs a forward, one
     gradient per joint target class, and a forward that classifies the new point. Without restarts no noise is drawn.
 
-    When to use: for distances to the decision boundary, and as a check of attacks that maximise a loss.
+    When to use: for distances to the decision boundary, and as a check of attacks that maximize a loss.
 
     First setting: the defaults; fab_t for many classes.
 

@@ -23,7 +23,7 @@ from robustcli.threat.threat import ThreatModel
 class FoscPgd(Attack):
     """PGD in which an image stops moving when its FOSC falls to the criterion.
 
-    FOSC(x') = eps |g|_1 - <x' - x, g> in linf, with g the gradient of the image's own loss: how much the linearised
+    FOSC(x') = eps |g|_1 - <x' - x, g> in linf, with g the gradient of the image's own loss: how much the linearized
     loss could still rise in the ball. It is 0 at a corner in the direction of the gradient. In other norms |.|_1 is the
     dual norm; the bounds [0, 1] are ignored. The first step is always taken; FOSC uses the gradient of the next step. A
     stopped image leaves the batch on a CPU with the model in eval mode, which saves its passes. In other cases it stays

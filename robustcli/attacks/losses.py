@@ -1,4 +1,4 @@
-"""Losses that attacks maximise: a reference is computed once per batch, then logits are scored against it.
+"""Losses that attacks maximize: a reference is computed once per batch, then logits are scored against it.
 
 The reference has one row per example, so that an attack can continue with a part of the batch.
 """
@@ -18,7 +18,7 @@ LossName = Literal["ce", "kl", "squared", "margin", "probability_margin", "dlr"]
 
 @dataclass(frozen=True)
 class AttackLoss:
-    """A loss per example that attacks maximise.
+    """A loss per example that attacks maximize.
 
     Args:
         refer: (model, x, y) -> reference (n, ...), computed once per batch.
@@ -69,7 +69,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Largest wrong probability minus the true one.
 
-    Its gradient vanishes where the network is certain, right or wrong, so steps favour images near the boundary of two
+    Its gradient vanishes where the network is certain, right or wrong, so steps favor images near the boundary of two
     likely classes.
 
     Reference: Xie et al., arXiv 2411.15210, 2024.

@@ -22,7 +22,7 @@ class Mim(Attack):
     """PGD with momentum: steps along v <- momentum v + g / mean|g|, each projected back into the threat set.
 
     Momentum damps directions that only the last gradient has. The example fits the attacked model less closely and
-    transfers better. Gradients are normalised by their mean; the paper divides by the sum, which only changes the
+    transfers better. Gradients are normalized by their mean; the paper divides by the sum, which only changes the
     length of v, not the steps.
 
     When to use: for adversarial images that transfer to other networks.

@@ -31,7 +31,7 @@ def window_side(share: float, height: int, width: int, norm: Norm) -> int:
     side, most = round(math.sqrt(share * height * width)), min(height, width)
     if norm == "linf":
         return min(max(side, 1), most)
-    # Odd, so that a bump has a centre; | 1 makes an even number odd.
+    # Odd, so that a bump has a center; | 1 makes an even number odd.
     return min(max(side, 3) | 1, most if most % 2 else most - 1) if most > 1 else 1
 
 
@@ -229,7 +229,7 @@ def _signs(numbers: Tensor) -> Tensor:
 # Cached, because a search needs the same few thousands of times.
 @lru_cache(maxsize=32)
 def _bump(side: int, norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A hill above a pit, (side, side), of length 1: each is a stack of centred squares and rectangles."""
+    """A hill above a pit, (side, side), of length 1: each is a stack of centered squares and rectangles."""
 
     def hill(height: int, width: int) -> Tensor:
         down = (torch.arange(height, device=device) - height // 2).abs()

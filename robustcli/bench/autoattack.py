@@ -248,7 +248,7 @@ def _warmed_up(subject: BenchSubject, watch: Stopwatch, evaluators: Iterable[Aut
     """Warm up every engine, and return the seconds of compilation, or None without compilation.
 
     Raises:
-        RobustCliError: torch.compile failed, so that the measurement would be mislabelled.
+        RobustCliError: torch.compile failed, so that the measurement would be mislabeled.
     """
     first = replace(subject, x=subject.x[:2], y=subject.y[:2])
     seconds = None

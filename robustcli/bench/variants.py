@@ -186,5 +186,5 @@ class Variants:
 
 
 def _refuse(text: str) -> None:
-    """Raise an error, because the measurement would be mislabelled."""
+    """Raise an error, because the measurement would be mislabeled."""
     raise RobustCliError(f"--compile: {text}")

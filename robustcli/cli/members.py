@@ -245,7 +245,7 @@ def _cost(member: Member) -> str:
     subject = {
         "attacks": f"Cost for one image {defaults}, at most",
         "evaluators": f"Cost for one image {defaults}, at most",
-        "regularisers": "Adds to an update",
+        "regularizers": "Adds to an update",
         "weights": "Adds to an update, each time the loss is differentiated",
     }.get(member.family, f"Cost of one update {defaults}")
     if member.fewest is None:

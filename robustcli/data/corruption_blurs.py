@@ -76,7 +76,7 @@ def streaked(x: Images, radius: int, std: float, degrees: Sequence[float]) -> Im
 
 
 def zoom_blur(x: Images, percent: int, generators: Sequence[Generator]) -> Images:
-    """Mean of an image and of copies enlarged around the centre by 0, 1, ... percent."""
+    """Mean of an image and of copies enlarged around the center by 0, 1, ... percent."""
     total = x.copy()
     for more in range(percent + 1):
         total += enlarged(x, 1 + more / 100)
@@ -84,11 +84,11 @@ def zoom_blur(x: Images, percent: int, generators: Sequence[Generator]) -> Image
 
 
 def enlarged(x: Images, factor: float) -> Images:
-    """Enlarge the images around their centre, with linear interpolation, and crop to the same size."""
+    """Enlarge the images around their center, with linear interpolation, and crop to the same size."""
     height, width = x.shape[2:]
-    centre = np.array([(height - 1) / 2, (width - 1) / 2])
+    center = np.array([(height - 1) / 2, (width - 1) / 2])
     grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"))
-    places = centre[:, None, None] + (grid - centre[:, None, None]) / factor
+    places = center[:, None, None] + (grid - center[:, None, None]) / factor
     return np.stack([[_looked_up(channel, places) for channel in image] for image in x])
 
 
@@ -106,9 +106,9 @@ def _bent(image: Images, constants: tuple[float, float, float], generator: Gener
     side = min(height, width)
     strength, smoothness, reach = (side * constant for constant in constants)
     third = side // 3
-    centre = np.array([height // 2, width // 2])
-    # Three corners of a square around the centre.
-    before = centre + third * np.array([[1, 1], [-1, 1], [-1, -1]])
+    center = np.array([height // 2, width // 2])
+    # Three corners of a square around the center.
+    before = center + third * np.array([[1, 1], [-1, 1], [-1, -1]])
     after = before + generator.uniform(-reach, reach, (3, 2))
     # The affine map from output positions to input positions: after -> before.
     columns = np.hstack([after, np.ones((3, 1))])

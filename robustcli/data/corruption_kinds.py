@@ -1,4 +1,4 @@
-"""Corruptions of images: noise and colour. Those that move or blur pixels are in corruption_blurs.py.
+"""Corruptions of images: noise and color. Those that move or blur pixels are in corruption_blurs.py.
 
 Every function takes float64 images (n, c, h, w) in [0, 1], the constants of one severity and one generator per image.
 It returns images of the same shape, which may leave [0, 1]. The constants are those of CIFAR-10-C.
@@ -64,15 +64,15 @@ def contrast(x: Images, factor: float, generators: Sequence[Generator]) -> Image
 
 
 def brightness(x: Images, shift: float, generators: Sequence[Generator]) -> Images:
-    """Add to the value in HSV; hue and saturation stay. Black turns grey."""
+    """Add to the value in HSV; hue and saturation stay. Black turns gray."""
     value = x.max(1, keepdims=True)
     brighter: Images = np.clip(value + shift, 0, 1)
     return np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
 
 
 def saturate(x: Images, constants: tuple[float, float], generators: Sequence[Generator]) -> Images:
-    """Map the saturation S in HSV to S a + b; a grey pixel, which has no hue, is treated as red."""
-    _require_colour("saturate", x)
+    """Map the saturation S in HSV to S a + b; a gray pixel, which has no hue, is treated as red."""
+    _require_color("saturate", x)
     scale, shift = constants
     value = x.max(1, keepdims=True)
     spread = value - x.min(1, keepdims=True)
@@ -119,10 +119,10 @@ def _plasma(side: int, decay: float, generator: Generator) -> Images:
         half = step // 2
         corners = cloud[::step, ::step]
         down, right = np.roll(corners, -1, 0), np.roll(corners, -1, 1)
-        centres = wobble((corners + down + right + np.roll(down, -1, 1)) / 4)
-        cloud[half::step, half::step] = centres
-        cloud[half::step, ::step] = wobble((corners + down + centres + np.roll(centres, 1, 1)) / 4)
-        cloud[::step, half::step] = wobble((corners + right + centres + np.roll(centres, 1, 0)) / 4)
+        centers = wobble((corners + down + right + np.roll(down, -1, 1)) / 4)
+        cloud[half::step, half::step] = centers
+        cloud[half::step, ::step] = wobble((corners + down + centers + np.roll(centers, 1, 1)) / 4)
+        cloud[::step, half::step] = wobble((corners + right + centers + np.roll(centers, 1, 0)) / 4)
         step, size = half, size / decay
     cloud -= cloud.min()
     highest = cloud.max()
@@ -162,9 +162,9 @@ def _bytes(x: Images) -> NDArray[np.uint8]:
     return np.round(x * 255).astype(np.uint8)
 
 
-def _require_colour(name: str, x: Images) -> None:
+def _require_color(name: str, x: Images) -> None:
     if x.shape[1] != 3:
-        raise RobustCliError(f"corruption {name}: takes colour images (3 channels), not {x.shape[1]}")
+        raise RobustCliError(f"corruption {name}: takes color images (3 channels), not {x.shape[1]}")
 
 
 KINDS: Mapping[str, Kind] = {

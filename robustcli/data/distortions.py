@@ -1,4 +1,4 @@
-"""Random resized crops, rotations and colour jitter, different for each image of a batch."""
+"""Random resized crops, rotations and color jitter, different for each image of a batch."""
 
 import math
 
@@ -10,14 +10,14 @@ from robustcli.specs.settings import Augment
 
 # Usual range of the ratio of the sides of a resized crop.
 NARROWEST, WIDEST = 3 / 4, 4 / 3
-# Weights of red, green and blue in grey (ITU-R BT.601).
-_GREY = (0.299, 0.587, 0.114)
-# Random numbers per image: four for the crop, one for the rotation, three for the colours.
+# Weights of red, green and blue in gray (ITU-R BT.601).
+_GRAY = (0.299, 0.587, 0.114)
+# Random numbers per image: four for the crop, one for the rotation, three for the colors.
 DRAWS = 8
 
 
 def distorted(x: Tensor, settings: Augment, chance: Tensor, *, is_cropped: bool = False) -> Tensor:
-    """Return images after resized crop, rotation and colour jitter: uint8, or float in [0, 1].
+    """Return images after resized crop, rotation and color jitter: uint8, or float in [0, 1].
 
     Args:
         chance: random numbers (n, DRAWS) in [0, 1), float32. Each distortion has fixed columns, so turning one off does
@@ -30,7 +30,7 @@ def distorted(x: Tensor, settings: Augment, chance: Tensor, *, is_cropped: bool 
     if settings.rotate:
         pixels = _rotated(pixels, math.radians(settings.rotate), chance[:, 4])
     if settings.jitter:
-        pixels = _coloured(pixels, settings.jitter, chance[:, 5:])
+        pixels = _colored(pixels, settings.jitter, chance[:, 5:])
     return (255 * pixels).round().to(torch.uint8) if x.dtype == torch.uint8 else pixels
 
 
@@ -52,7 +52,7 @@ def _cropped(x: Tensor, smallest: float, chance: Tensor) -> Tensor:
 
 
 def _rotated(x: Tensor, largest: float, chance: Tensor) -> Tensor:
-    """Rotate images around the centre by random angles up to `largest`; pixels from outside the image are 0."""
+    """Rotate images around the center by random angles up to `largest`; pixels from outside the image are 0."""
     angle = largest * (2 * chance - 1)
     height, width = x.shape[2:]
     cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
@@ -65,21 +65,21 @@ def _sampled(x: Tensor, maps: Tensor, beyond: str) -> Tensor:
     return F.grid_sample(x.contiguous(), grid, mode="bilinear", padding_mode=beyond, align_corners=False)
 
 
-def _coloured(x: Tensor, largest: float, chance: Tensor) -> Tensor:
+def _colored(x: Tensor, largest: float, chance: Tensor) -> Tensor:
     """Scale brightness, contrast and saturation by random factors in 1 +- largest, and clip to [0, 1] after each."""
     factors = ((1 - largest) + 2 * largest * chance).clamp(min=0).to(x.dtype)
     brightness, contrast, saturation = (factor[:, None, None, None] for factor in factors.unbind(1))
     x = (brightness * x).clamp(0, 1)
-    mean = _grey(x).mean((2, 3), keepdim=True)
+    mean = _gray(x).mean((2, 3), keepdim=True)
     x = (mean + contrast * (x - mean)).clamp(0, 1)
-    grey = _grey(x)
-    return (grey + saturation * (x - grey)).clamp(0, 1)
+    gray = _gray(x)
+    return (gray + saturation * (x - gray)).clamp(0, 1)
 
 
-def _grey(x: Tensor) -> Tensor:
-    """Return grey images: (n, c, h, w) -> (n, 1, h, w); the mean of channels if there are not three."""
-    if x.shape[1] != len(_GREY):
+def _gray(x: Tensor) -> Tensor:
+    """Return gray images: (n, c, h, w) -> (n, 1, h, w); the mean of channels if there are not three."""
+    if x.shape[1] != len(_GRAY):
         return x.mean(1, keepdim=True)
     # One by one, because copying a tensor of the weights to a GPU would wait.
-    red, green, blue = _GREY
+    red, green, blue = _GRAY
     return red * x[:, :1] + green * x[:, 1:2] + blue * x[:, 2:]

@@ -38,7 +38,7 @@ class Extra:
         return digest.hexdigest()
 
     @property
-    def is_labelled(self) -> bool:
+    def is_labeled(self) -> bool:
         """True if all extra images have a label."""
         return bool((self.split.labels >= 0).all())
 

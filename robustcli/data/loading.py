@@ -32,7 +32,7 @@ def load_data(chosen: MemberSpec, device: torch.device, *, to_train: bool = Fals
             extra_smoothing=0.0 if added is None else added.label_smoothing,
             over=options.smoothing_over,
             reach_attack=options.smoothing_for == "both",
-            is_complete=extra is None or extra.is_labelled,
+            is_complete=extra is None or extra.is_labeled,
         )
     return prepare(
         source,

@@ -50,7 +50,7 @@ class ReadAhead(Generic[Request, Result]):
             while waiting:
                 yield waiting.popleft()[1].result()
         except BaseException:
-            # Also if the caller stops early: running reads finish and waiting ones are cancelled.
+            # Also if the caller stops early: running reads finish and waiting ones are canceled.
             _cancel(waiting)
             _cancel(self._begun)
             raise

@@ -59,7 +59,7 @@ class Data:
         extra_digest: digest of the extra training images; "" if there are none.
         classes_are_known: there are no other classes than `classes`.
         is_whole: the train part was read; otherwise `mean` and `std` are empty.
-        is_labelled: all training images have a label; extra images may have none.
+        is_labeled: all training images have a label; extra images may have none.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Data:
         self.digest = source.digest or _digest(source)
         self._labels_by_name: Tensor | None = None
         self.extra_digest = "" if extra is None else extra.digest
-        self.is_labelled = extra is None or extra.is_labelled
+        self.is_labeled = extra is None or extra.is_labeled
         self._extra = extra
         self._cuts = source.cut is not None
         self._source_size = len(source.train.labels)
@@ -260,7 +260,7 @@ class Data:
     def clean_batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yield batches of train images in fixed order without augmentation.
 
-        A last batch of a single image is left out: batch norms may be unable to normalise it, and in a mean over
+        A last batch of a single image is left out: batch norms may be unable to normalize it, and in a mean over
         batches it would count as much as a whole one.
         """
         part = self._train()

@@ -41,7 +41,7 @@ class Targets:
     Args:
         smoothing: s of the data set's own images.
         extra_smoothing: s of the extra images.
-        over: "all": s / k on every class, the labelled one included; "others": s / (k - 1) on every other class.
+        over: "all": s / k on every class, the labeled one included; "others": s / (k - 1) on every other class.
         reach_attack: attacks use smoothed labels too; published attacks use the label itself.
         is_complete: every image has a label. If some have -1, all labels become class shares, and those of an image
             without a label are 0, so its cross-entropy is 0.

@@ -53,7 +53,7 @@ def refuse_shares(batch: Batch, defense: str) -> None:
 
 
 class RunningLoss(Stateful, Protocol):
-    """The loss that the weights minimise, with its state, such as a second network."""
+    """The loss that the weights minimize, with its state, such as a second network."""
 
     @property
     def metrics(self) -> Metrics:
@@ -70,7 +70,7 @@ class RunningLoss(Stateful, Protocol):
 
 
 class OuterLoss(Protocol):
-    """Settings of the loss that the weights minimise, given the adversarial images."""
+    """Settings of the loss that the weights minimize, given the adversarial images."""
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> RunningLoss:
         """Bind it to a model; trained weights of the loss itself join the optimizer."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from robustcli.architectures.channel_gates import gates_of, labelled
+from robustcli.architectures.channel_gates import gates_of, labeled
 from robustcli.attacks.joint_pgd import JointPgd, JointScores, joint_loss
 from robustcli.attacks.losses import labels_of
 from robustcli.defenses import DEFENSES, Batch, StatelessLoss, refuse_shares
@@ -31,7 +31,7 @@ class CifsLoss(StatelessLoss):
             raise RobustCliError(
                 "this network has no channel gates; write architecture: {name: cifs, ...}, or channel_gate: cifs"
             )
-        with labelled(model, labels_of(batch.y)):
+        with labeled(model, labels_of(batch.y)):
             scores = JointScores(model, self.beta)(batch.x_adv)
         return 3 / (self.beta + 1) * joint_loss(scores, batch.y).mean()
 
@@ -53,7 +53,7 @@ def cifs(
     start: Start = "random",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Joint cross-entropy of a network and the probes of its channel gates, at adversarial images that maximise it.
+    """Joint cross-entropy of a network and the probes of its channel gates, at adversarial images that maximize it.
 
     Trains the architecture of the same name, and networks with channel_gate: cifs. In the loss, a gate weights
     channels by the label and the probe's second most likely class; in the attack and in evaluation, by the two most

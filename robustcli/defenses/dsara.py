@@ -30,7 +30,7 @@ Loss = Callable[[], Tensor]
 
 
 def natural_share(natural: Tensor, adversarial: Tensor) -> Tensor:
-    """Return c in [0, 1] that minimises |c natural + (1 - c) adversarial|, the common descent direction (MGDA).
+    """Return c in [0, 1] that minimizes |c natural + (1 - c) adversarial|, the common descent direction (MGDA).
 
     The shortest vector between two gradients lowers both losses, unless it is zero.
     """
@@ -104,7 +104,7 @@ class SearchLoss(OuterLoss):
         if not supernets:
             raise RobustCliError("this network has no shares to search for; write architecture: {name: dsara, ...}")
         alphas = [alpha for alpha in supernets[0].alphas.values() if alpha.requires_grad]
-        # Without requires_grad, so that nothing that trains, perturbs or regularises weights changes them.
+        # Without requires_grad, so that nothing that trains, perturbs or regularizes weights changes them.
         for alpha in alphas:
             alpha.requires_grad_(False)
         adam = Adam(alphas, lr=self.alpha_lr, betas=(0.5, 0.999), weight_decay=self.alpha_weight_decay)
@@ -251,8 +251,8 @@ def dsara(
             one step ahead along the adversarial loss of the weights. This takes seven passes of the half batch instead
             of two, and four instead of one in the first stage.
         first_stage: share of the run in which only the adversarial loss updates the shares; 20 of 50 epochs.
-        adversarial_weight: weight of the adversarial loss next to the natural one. The common direction favours the
-            shorter of two gradients, so a small weight favours this loss.
+        adversarial_weight: weight of the adversarial loss next to the natural one. The common direction favors the
+            shorter of two gradients, so a small weight favors this loss.
         alpha_lr: constant learning rate of the alphas, the logits of the shares.
         alpha_weight_decay: weight decay of the alphas.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255, as published).

@@ -93,7 +93,7 @@ def dynamic_at(
             the released code.
         steps: gradient steps of the attack at most.
         step_size: length of one step in the unit of eps; null is a quarter of eps (as released).
-        center: centre of the ball of FOSC: the clean image, or the random start (as released).
+        center: center of the ball of FOSC: the clean image, or the random start (as released).
         attack_bn: mode of the model while it is attacked: eval (as released, presumably), train or batch_no_update.
 
     Reference: Wang et al., ICML 2019, Algorithm 1; arXiv 2112.08304.

@@ -13,8 +13,8 @@ from robustcli.defenses import DEFENSES, Defense, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
-from robustcli.optimization.regularisers.none import Unregularised
+from robustcli.optimization.regularizers import Regularizer, RunningRegularizer, add_penalty
+from robustcli.optimization.regularizers.none import Unregularized
 from robustcli.registry.types import Count, Positive
 from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
@@ -30,7 +30,7 @@ class Free(Defense):
     of the run: a new batch starts with the delta of the previous one, and a smaller last batch updates a part of it.
     Delta is projected onto the ball and x + delta clipped to [0, 1]. Every batch is used `replays` times in a row. An
     epoch remains one pass over the images, so for the number of updates of natural training divide the epochs by
-    `replays`; schedules and averages count updates. Delta always maximises the loss of the training labels, even if
+    `replays`; schedules and averages count updates. Delta always maximizes the loss of the training labels, even if
     data.smoothing_for asks for unsmoothed labels in attacks, because there is only one backward. Batch statistics are
     updated by every forward. There is no separate attack, and it cannot be combined with a weight perturbation.
 
@@ -43,7 +43,7 @@ class Free(Defense):
         replays: m, updates on each batch.
         step_size: length of one step of delta in the unit of eps; null (as published) is eps.
         averaging: rule for the weights that are evaluated.
-        regulariser: r, a penalty on the weights or a projection, at every update.
+        regularizer: r, a penalty on the weights or a projection, at every update.
 
     Reference: Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019.
     """
@@ -51,12 +51,12 @@ class Free(Defense):
     replays: Count = 8
     step_size: Positive | None = None
     averaging: Averaging = field(default_factory=LastWeights)
-    regulariser: Regulariser = field(default_factory=Unregularised)
+    regularizer: Regularizer = field(default_factory=Unregularized)
 
     is_single_step = True
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "FreeStep":
-        return FreeStep(self, model, optimizer, self.regulariser.start(model))
+        return FreeStep(self, model, optimizer, self.regularizer.start(model))
 
 
 @dataclass
@@ -70,7 +70,7 @@ class FreeStep:
     settings: Free
     model: nn.Module
     optimizer: Optimizer
-    regulariser: RunningRegulariser
+    regularizer: RunningRegularizer
     delta: Tensor | None = None
 
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
@@ -82,7 +82,7 @@ class FreeStep:
         x_adv = (x + delta).clamp(0, 1)
         loss = F.cross_entropy(self.model(x_adv), labels.loss)
         self.optimizer.zero_grad()
-        penalised = add_penalty(self.regulariser, self.model, x, labels.loss, progress)
+        penalized = add_penalty(self.regularizer, self.model, x, labels.loss, progress)
         ranks.weighed(loss).backward()  # type: ignore[no-untyped-call]
         assert delta.grad is not None
         step_size = threat.radius if self.settings.step_size is None else self.settings.step_size
@@ -91,15 +91,16 @@ class FreeStep:
             # The whole batch in every process: slices of a smaller batch have other positions.
             self.delta[:count] = ranks.gathered(threat.bound(moved, threat.radius))
         self.optimizer.step()
-        self.regulariser.after(self.model, progress)
-        return ranks.metrics({"loss": loss.detach(), **penalised})
+        self.regularizer.after(self.model, progress)
+        return ranks.metrics({"loss": loss.detach(), **penalized})
 
     def state_dict(self) -> dict[str, Any]:
-        asked = self.regulariser.state_dict()
+        asked = self.regularizer.state_dict()
+        # As checkpoints of earlier versions spell it.
         return {"delta": self.delta, **({"regulariser": asked} if asked else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if "regulariser" in state:
-            self.regulariser.load_state_dict(state["regulariser"])
+            self.regularizer.load_state_dict(state["regulariser"])
         delta = state["delta"]
         self.delta = None if delta is None else delta.to(next(self.model.parameters()).device)

@@ -19,7 +19,7 @@ def fw_at(
     """Cross-entropy at adversarial images of Frank-Wolfe, whose distortion is recorded.
 
     A falling distortion means that the gradient turns along the path: few steps no longer suffice, and catastrophic
-    overfitting is near. The released code does not clip to [0, 1] and, by mistake, does not normalise its images; this
+    overfitting is near. The released code does not clip to [0, 1] and, by mistake, does not normalize its images; this
     implementation does both.
 
     When to use: to watch the strength of the attack through its distortion.

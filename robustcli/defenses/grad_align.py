@@ -17,8 +17,8 @@ from robustcli.defenses import DEFENSES, Defense, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
-from robustcli.optimization.regularisers.none import Unregularised
+from robustcli.optimization.regularizers import Regularizer, RunningRegularizer, add_penalty
+from robustcli.optimization.regularizers.none import Unregularized
 from robustcli.registry.types import AttackBn, NonNegative
 from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
@@ -47,7 +47,7 @@ class GradAlign(Defense):
         attack_bn: mode of the model for both gradients: train (as in published single-step code), eval or
             batch_no_update.
         averaging: rule for the weights that are evaluated.
-        regulariser: r, a penalty on the weights or a projection.
+        regularizer: r, a penalty on the weights or a projection.
 
     Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020.
     """
@@ -56,23 +56,23 @@ class GradAlign(Defense):
     detach_clean: bool = True
     attack_bn: AttackBn = "train"
     averaging: Averaging = field(default_factory=LastWeights)
-    regulariser: Regulariser = field(default_factory=Unregularised)
+    regularizer: Regularizer = field(default_factory=Unregularized)
 
     is_single_step = True
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "GradAlignStep":
-        return GradAlignStep(self, model, optimizer, rng, self.regulariser.start(model))
+        return GradAlignStep(self, model, optimizer, rng, self.regularizer.start(model))
 
 
 @dataclass(frozen=True)
 class GradAlignStep:
-    """GradAlign bound to a model; its only state is that of the regulariser."""
+    """GradAlign bound to a model; its only state is that of the regularizer."""
 
     settings: GradAlign
     model: nn.Module
     optimizer: Optimizer
     rng: Noise
-    regulariser: RunningRegulariser
+    regularizer: RunningRegularizer
 
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         grad = self._gradient(x, labels.attack, is_learnt=not self.settings.detach_clean)
@@ -85,13 +85,13 @@ class GradAlignStep:
             loss = loss + self.settings.align * (1 - cosine)
             metrics["cosine"] = cosine.detach()
         self.optimizer.zero_grad()
-        penalised = add_penalty(self.regulariser, self.model, x, labels.loss, progress)
+        penalized = add_penalty(self.regularizer, self.model, x, labels.loss, progress)
         # Only to the weights: the images are also leaves of the second gradient's graph.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         ranks.weighed(loss).backward(inputs=trained)  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.regulariser.after(self.model, progress)
-        return ranks.metrics({"loss": loss.detach(), **metrics, **penalised})
+        self.regularizer.after(self.model, progress)
+        return ranks.metrics({"loss": loss.detach(), **metrics, **penalized})
 
     def _gradient(self, points: Tensor, y: Tensor, *, is_learnt: bool) -> Tensor:
         """Gradient of the cross-entropy at some points; with its graph if `is_learnt`."""
@@ -103,10 +103,10 @@ class GradAlignStep:
             return input_gradient(self.model, points, LOSSES["ce"], y, create_graph=True)[0]
 
     def state_dict(self) -> dict[str, Any]:
-        return self.regulariser.state_dict()
+        return self.regularizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.regulariser.load_state_dict(state)
+        self.regularizer.load_state_dict(state)
 
 
 def mean_cosine(one: Tensor, other: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def mart(
 ) -> MinMax:
     """Boosted cross-entropy at the adversarial image plus beta times KL(p(x) || p(x')), weighted by 1 - p_y(x).
 
-    The attack maximises the cross-entropy, not the divergence. Batch statistics see the clean and the adversarial
+    The attack maximizes the cross-entropy, not the divergence. Batch statistics see the clean and the adversarial
     batch once each.
 
     When to use: as an alternative to TRADES that gives misclassified images more weight.

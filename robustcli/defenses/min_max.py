@@ -17,8 +17,8 @@ from robustcli.errors import RobustCliError
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
-from robustcli.optimization.regularisers.none import Unregularised
+from robustcli.optimization.regularizers import Regularizer, RunningRegularizer, add_penalty
+from robustcli.optimization.regularizers.none import Unregularized
 from robustcli.optimization.stateless import Stateful, Stateless
 from robustcli.optimization.weights import RunningPerturbation, WeightPerturbation
 from robustcli.optimization.weights.none import Unperturbed
@@ -96,10 +96,10 @@ class MinMax(Defense):
 
     Args:
         attack: finds x_adv at the unperturbed weights.
-        loss: the loss that the weights minimise.
+        loss: the loss that the weights minimize.
         weights: the weight perturbation v at which the loss is computed.
         averaging: rule for the weights that are evaluated.
-        regulariser: r, a penalty on the weights or a projection.
+        regularizer: r, a penalty on the weights or a projection.
         attack_bn: mode of the model while it is attacked: "eval" (running statistics), "train" (batch statistics;
             every forward updates the running ones) or "batch_no_update".
         curriculum: schedule of the attack during training.
@@ -109,7 +109,7 @@ class MinMax(Defense):
     loss: OuterLoss
     weights: WeightPerturbation = field(default_factory=Unperturbed)
     averaging: Averaging = field(default_factory=LastWeights)
-    regulariser: Regulariser = field(default_factory=Unregularised)
+    regularizer: Regularizer = field(default_factory=Unregularized)
     attack_bn: AttackBn = "eval"
     curriculum: Curriculum = field(default_factory=StatelessCurriculum)
 
@@ -133,7 +133,7 @@ class MinMax(Defense):
             rng,
             loss=self.loss.start(model, optimizer, rng),
             weights=self.weights.start(model),
-            regulariser=self.regulariser.start(model),
+            regularizer=self.regularizer.start(model),
             curriculum=self.curriculum.start(model),
         )
 
@@ -148,7 +148,7 @@ class MinMaxStep:
     rng: Noise
     loss: RunningLoss
     weights: RunningPerturbation
-    regulariser: RunningRegulariser
+    regularizer: RunningRegularizer
     curriculum: RunningCurriculum
 
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
@@ -159,7 +159,7 @@ class MinMaxStep:
             x_adv, found = attack.search(self.model, x, labels.attack, threat, self.rng)
         batch = Batch(x, labels.loss, x_adv)
         self.loss.begin(batch, progress)
-        penalty = add_penalty(self.regulariser, self.model, x, batch.y, progress)
+        penalty = add_penalty(self.regularizer, self.model, x, batch.y, progress)
         with self.weights.around(self.model, lambda: ranks.weighed(self.loss(self.model, batch)), progress):
             loss = self.loss(self.model, batch)
             ranks.weighed(loss).backward()  # type: ignore[no-untyped-call]
@@ -167,18 +167,18 @@ class MinMaxStep:
                 self.optimizer.step()
         if not self.weights.steps_inside:
             self.optimizer.step()
-        self.regulariser.after(self.model, progress)
+        self.regularizer.after(self.model, progress)
         # Tensors, so that nothing waits for the device.
         metrics = ranks.metrics({"loss": loss.detach(), **found, **self.loss.metrics, **penalty})
         self.curriculum.see(metrics, ranks.images(len(x)))
         return {**metrics, **self.curriculum.metrics}
 
     @property
-    def _parts(self) -> Mapping[str, RunningLoss | RunningPerturbation | RunningRegulariser | RunningCurriculum]:
+    def _parts(self) -> Mapping[str, RunningLoss | RunningPerturbation | RunningRegularizer | RunningCurriculum]:
         return {
             "loss": self.loss,
             "weights": self.weights,
-            "regulariser": self.regulariser,
+            "regulariser": self.regularizer,  # as checkpoints of earlier versions spell it
             "curriculum": self.curriculum,
         }
 

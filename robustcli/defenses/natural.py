@@ -32,6 +32,6 @@ def natural(*, label_smoothing: ProperShare = 0.0) -> MinMax:
     Args:
         label_smoothing: s in the targets (1 - s) on the label plus s / k on each of the k classes.
 
-    Reference: none; empirical risk minimisation.
+    Reference: none; empirical risk minimization.
     """
     return MinMax(attack=NoAttack(), loss=CleanCrossEntropy(label_smoothing=label_smoothing))

@@ -43,14 +43,14 @@ def score(
 ) -> MinMax:
     """Squared error of the clean probabilities plus beta times their squared distance to the adversarial ones.
 
-    The attack maximises this distance. p(x) is not detached; batch statistics see the clean and the adversarial batch
+    The attack maximizes this distance. p(x) is not detached; batch statistics see the clean and the adversarial batch
     once each. The authors' code for generated data starts at a random point, attacks with batch statistics and clips
     the distance (the defaults here); their code without generated data starts near x, attacks in eval mode and clips
     the loss of each image.
 
     When to use: with many generated images, where a squared distance keeps accuracy better than a divergence.
 
-    First setting: beta 4 with extra images and averaged weights (ema); lower it to favour clean accuracy.
+    First setting: beta 4 with extra images and averaged weights (ema); lower it to favor clean accuracy.
 
     Args:
         beta: weight of the distance, 3 to 4 with generated data and 6 without; 0 is natural training on

@@ -40,7 +40,7 @@ class TradesLoss(StatelessLoss):
         return natural + self.beta * kl_divergence(logits_adv, target).mean()
 
 
-# Unlabelled images have class shares of 0, so their cross-entropy is 0; the divergence needs no label.
+# Unlabeled images have class shares of 0, so their cross-entropy is 0; the divergence needs no label.
 @DEFENSES.register("trades", spares_labels=True, smoke={"steps": 2}, passes=(13, 10, 2))
 def trades(
     *,
@@ -53,7 +53,7 @@ def trades(
     statistics: Literal["both", "adversarial"] = "both",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Clean cross-entropy plus beta times KL(p(x) || p(x')), with x' maximising the same KL.
+    """Clean cross-entropy plus beta times KL(p(x) || p(x')), with x' maximizing the same KL.
 
     The attack computes the clean prediction once; the released code repeats it in every step, which gives the same in
     eval mode. In the loss, the released code forwards the clean batch twice (clean, adversarial, clean), so batch
@@ -73,7 +73,7 @@ def trades(
         clean_forwards: forwards of the clean batch in the loss, 2 as released, or 1.
         detach_target: whether p(x) in the robust term is held fixed; in the released code it is not.
         statistics: batches that update running statistics in the loss: both (as released), or only the adversarial
-            one, as in the code of Gowal et al.; batch statistics normalise the clean batch in both cases.
+            one, as in the code of Gowal et al.; batch statistics normalize the clean batch in both cases.
 
     Reference: Zhang et al., ICML 2019, equation 5 and Algorithm 1.
     """

@@ -21,13 +21,13 @@ from robustcli.threat.threat import ThreatModel
 @DIAGNOSTICS.register("corruptions", smoke={"kinds": ("gaussian_noise", "contrast"), "severities": (1, 2)})
 @dataclass(frozen=True, kw_only=True)
 class Corruptions:
-    """Clean accuracy on images with noise, blur, weather and digital artefacts, in the style of CIFAR-10-C.
+    """Clean accuracy on images with noise, blur, weather and digital artifacts, in the style of CIFAR-10-C.
 
     Corruptions are computed here, for images of any size, with the constants of CIFAR-10-C. Do not compare the results
     with published ones: the published files were drawn without a seed and cannot be reproduced. Frost, which needs
     photographs, is left out, so the mean is over 14 kinds instead of 15. The extra kinds speckle_noise, gaussian_blur
     and saturate count in the mean if you list them. Motion blur and snow do not use ImageMagick; glass blur swaps
-    pixels, zoom blur keeps the centre fixed, and fog and elastic displacements scale with the image size.
+    pixels, zoom blur keeps the center fixed, and fog and elastic displacements scale with the image size.
 
     Args:
         kinds: names of the corruptions, in the order of the results; empty: those of CIFAR-10-C, without frost.

@@ -18,7 +18,7 @@ from robustcli.threat.threat import ThreatModel
 class Fosc:
     """First-order stationary condition at adversarial images: 0 where the attack has converged.
 
-    It is how much the linearised cross-entropy could still rise inside the ball around the clean image: eps times the
+    It is how much the linearized cross-entropy could still rise inside the ball around the clean image: eps times the
     dual norm of the gradient at x', minus <x' - x, gradient>. The bounds [0, 1] are ignored, so pixels at these bounds
     still contribute. At clean images it is eps times the dual norm of the gradient, the largest possible rise.
 

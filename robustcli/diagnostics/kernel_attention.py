@@ -23,7 +23,7 @@ from robustcli.threat.threat import ThreatModel
 class KernelAttention:
     """Weight of the larger receptive field in selective kernels, by the scale of the image.
 
-    Every image is resized by each scale around its centre: it is cropped where it became larger, and has a black border
+    Every image is resized by each scale around its center: it is cropped where it became larger, and has a black border
     where it became smaller. `larger` is the attention on the branch with the largest kernel, as a mean over channels,
     images and units (0.5 if two branches count alike); the table of units has its change from the smallest to the
     largest scale. A network without selective kernels has no units, and `larger` is null.
@@ -59,7 +59,7 @@ class KernelAttention:
 
 
 def _scaled(x: Tensor, scale: float) -> Tensor:
-    """Resize images around their centre to a multiple of their size, on a canvas of the old size."""
+    """Resize images around their center to a multiple of their size, on a canvas of the old size."""
     sides = x.shape[2:]
     resized = resize(x, [max(1, round(scale * side)) for side in sides], antialias=True)
     cropped: Tensor = center_crop(resized, list(sides))

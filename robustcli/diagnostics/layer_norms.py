@@ -38,7 +38,7 @@ _OTHERS = (PreconditionedConv2d, SpectralPool, nn.Upsample)
 @DIAGNOSTICS.register("layer_norms", smoke={"iterations": 5})
 @dataclass(frozen=True, kw_only=True)
 class LayerNorms:
-    """Norms of every linear layer, convolution, batch norm and input normalisation, and their products.
+    """Norms of every linear layer, convolution, batch norm and input normalization, and their products.
 
     A norm is the largest factor by which the layer can increase a distance between inputs. The l1 norm (largest column
     sum of the layer's matrix) and the linf norm (largest row sum) are exact, for the actual input sizes, with zero

@@ -48,6 +48,6 @@ def _causes(predictions: Tensor, labels: Tensor, classes: int) -> Iterator[str]:
     if len(set(predictions.tolist())) == 1 < len(set(labels.tolist())):
         yield f"every image is put into class {int(predictions[0])}"
     yield (
-        "likely causes: training that failed or was too short, another normalisation (--mean, --std) or pixel range, "
+        "likely causes: training that failed or was too short, another normalization (--mean, --std) or pixel range, "
         "labels in another order, or weights that do not belong to this network"
     )

@@ -33,7 +33,7 @@ def preflight(
     """Raise for a model or data whose accuracy would be meaningless.
 
     Weaker signs are only warnings: logits that look like probabilities, and a radius with which every image can become
-    the same grey image.
+    the same gray image.
 
     Args:
         model: the model; must be in eval mode throughout.
@@ -49,7 +49,7 @@ def preflight(
     _check_data(model, x, y)
     if all(bool((threat.size(part - 0.5) <= threat.radius).all()) for part in chunks_of(x)):
         warnings.warn(
-            f"threat {threat}: the radius reaches from every image to uniform grey, so no model can be robust; "
+            f"threat {threat}: the radius reaches from every image to uniform gray, so no model can be robust; "
             "is eps in pixels of [0, 1]?",
             stacklevel=2,
         )
@@ -91,7 +91,7 @@ def _check_data(model: nn.Module, x: AnyImages, y: Tensor) -> None:
     # Written so that NaN, for which every comparison is false, is refused.
     if not (low >= -_PIXEL_ROUNDING and high <= 1 + _PIXEL_ROUNDING):
         raise EvaluationError(
-            f"x: pixels from {low:.4g} to {high:.4g}; expected [0, 1]: normalisation belongs inside the model, "
+            f"x: pixels from {low:.4g} to {high:.4g}; expected [0, 1]: normalization belongs inside the model, "
             "because eps refers to raw pixels"
         )
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
@@ -141,7 +141,7 @@ def _check_repeats(model: nn.Module, probes: Tensor, logits: Tensor) -> None:
     if drift > _REPEAT_ROUNDING * scale:
         raise EvaluationError(
             f"model: two equal calls give logits that differ by {drift:.3g} (their size is {scale:.3g}); one attack "
-            "on a randomised model means little: evaluate it with autoattack, version 'rand'"
+            "on a randomized model means little: evaluate it with autoattack, version 'rand'"
         )
     alone = torch.cat([_logits(model, image[None]) for image in probes])
     backwards = _logits(model, probes.flip(0)).flip(0)

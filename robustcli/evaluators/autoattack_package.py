@@ -99,7 +99,7 @@ def _without_overshoot(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
 
 
 def _tiles_fit(height: int, width: int) -> bool:
-    """Whether the tiles that start Square fit: a fifth of the height wide, from an offset that centres five."""
+    """Whether the tiles that start Square fit: a fifth of the height wide, from an offset that centers five."""
     side = height // 5
     if side == 0:
         return False
@@ -161,7 +161,7 @@ def _tracer_restored(device: torch.device) -> Iterator[None]:
     """Restore the tracer of the process, which the package removes.
 
     Its count of gradient calls during a forward is never reset either: without it, every model after the
-    first that optimises at test time is taken for one.
+    first that optimizes at test time is taken for one.
     """
     from pyautoattack import checks
 

@@ -31,7 +31,7 @@ _MOST_SEVERE = 5
 )
 @dataclass(frozen=True, kw_only=True)
 class Corruptions(Evaluator):
-    """Accuracy on images with noise, blur, weather and digital artefacts, made as for CIFAR-10-C.
+    """Accuracy on images with noise, blur, weather and digital artifacts, made as for CIFAR-10-C.
 
     Nothing is searched: a corruption is drawn for each image by its number and the seed. An image counts as correct
     only if it is classified correctly with and without the corruption, as with every other evaluator, so the number

@@ -145,7 +145,7 @@ def _at_both_ends(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
 
 
 def _linear(function: Callable[..., Tensor]) -> Callable[..., Interval]:
-    """Map an interval through a linear layer: the centre by the weights, the radius by their absolute values."""
+    """Map an interval through a linear layer: the center by the weights, the radius by their absolute values."""
 
     def apply(x: Interval, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Interval:
         if not isinstance(x, Interval) or isinstance(weight, Interval):

@@ -48,7 +48,7 @@ class Counters:
 
 
 def peak_of_update(network: nn.Module, step: Callable[[], object], device: torch.device) -> int:
-    """Return the peak memory of the second run of an update, which does not allocate buffers of the optimiser.
+    """Return the peak memory of the second run of an update, which does not allocate buffers of the optimizer.
 
     Args:
         network: network that is trained; its old gradients are freed before, so that the new ones count.

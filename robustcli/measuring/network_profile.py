@@ -145,7 +145,7 @@ class _Sight:
 
     Args:
         side: side of a square of pixels; None: the whole image.
-        pace: distance to the receptive field of the neighbour, in pixels.
+        pace: distance to the receptive field of the neighbor, in pixels.
         grid: height and width of the map, for any layout of its tensor.
     """
 

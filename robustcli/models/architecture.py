@@ -54,5 +54,5 @@ class Architecture(ModelSource):
         if self.chosen.options.normalize != "none":
             return replace(loaded, notes=notes)
         if loaded.mean is not None:
-            notes += (f"the normalisation {loaded.source} was ignored",)
+            notes += (f"the normalization {loaded.source} was ignored",)
         return replace(loaded, mean=(0.0,), std=(1.0,), source="as architecture.normalize=none says", notes=notes)

@@ -21,7 +21,7 @@ SELECTED_ON_TEST = "the weights were selected on test images, so this number is 
 
 
 def build_network(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
-    """Build the architecture of a spec, with its normalisation as first layer."""
+    """Build the architecture of a spec, with its normalization as first layer."""
     network = assembled(chosen, shape, mean, std)
     settle_divisors(network, shape)
     return network

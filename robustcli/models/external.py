@@ -72,7 +72,7 @@ def require_values(network: nn.Module, name: str) -> None:
 def require_logits(
     network: nn.Module, shape: ImageShape, name: str, device: torch.device, *, at_least: int | None = None
 ) -> None:
-    """Check with two grey images that the network gives logits, before anything expensive.
+    """Check with two gray images that the network gives logits, before anything expensive.
 
     Args:
         at_least: minimum number of classes of the network; None means exactly those of the data.

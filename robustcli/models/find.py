@@ -126,7 +126,7 @@ def checkpoint_in(path: Path) -> Path:
 
 def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     if request.mean is not None or request.std is not None:
-        raise RobustCliError(f"--mean and --std: {path} has its own normalisation; remove both")
+        raise RobustCliError(f"--mean and --std: {path} has its own normalization; remove both")
     checkpoint = read_checkpoint(path)
     source = f"the spec inside {path}"
     inside = ExperimentSpec.parse(checkpoint.spec, source)
@@ -187,7 +187,7 @@ def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], f
     chosen = _chosen(Family("architectures", ArchitectureOptions), value, "architecture")
     if chosen.options.normalize == "per_image":
         raise RobustCliError(
-            "architecture.normalize=per_image: weights of a file are normalised per channel; write dataset or none"
+            "architecture.normalize=per_image: weights of a file are normalized per channel; write dataset or none"
         )
     if request.mean is not None and chosen.options.normalize == "none":
         raise RobustCliError("--mean and architecture.normalize=none contradict each other; remove one")

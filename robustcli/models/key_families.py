@@ -1,4 +1,4 @@
-"""Recognise architectures by the names and shapes of their weights."""
+"""Recognize architectures by the names and shapes of their weights."""
 
 import importlib
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from torch import Tensor
 from robustcli.registry.catalog import catalog
 
 
-def recognise(tensors: Mapping[str, Tensor]) -> str | None:
+def recognize(tensors: Mapping[str, Tensor]) -> str | None:
     """Options of `robust eval` that name the likely architecture of weights, or None.
 
-    Members declare which weights of other programs they recognise. It is a suggestion for messages, never a decision.
+    Members declare which weights of other programs they recognize. It is a suggestion for messages, never a decision.
 
     Args:
         tensors: weights by name, without prefixes such as "module.".

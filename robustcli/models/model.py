@@ -60,7 +60,7 @@ class LoadedModel:
     clean: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: `sha256`, and `mean` and `std` of the normalisation (null if each image has its own)."""
+        """Plain data: `sha256`, and `mean` and `std` of the normalization (null if each image has its own)."""
         normalize = self.network.normalize
         of_channels = normalize if isinstance(normalize, Normalize) else None
         return {
@@ -236,11 +236,11 @@ def prepared(
         statistics, words = ((0.0,), (1.0,)), plain_because
     else:
         raise RobustCliError(
-            f"{name}: nothing says which normalisation it was trained with; give mean and std (0 and 1 mean none), or "
-            "labelled images to find it with (data)"
+            f"{name}: nothing says which normalization it was trained with; give mean and std (0 and 1 mean none), or "
+            "labeled images to find it with (data)"
         )
     means, stds = (_per_channel(values, shape.channels, name) for values in statistics)
-    return LoadedModel(network=build((means, stds)), notes=[*notes, _normalisation(means, stds, words)])
+    return LoadedModel(network=build((means, stds)), notes=[*notes, _normalization(means, stds, words)])
 
 
 def _loaded(source: ModelSource, shape: ImageShape, device: torch.device, data: Data | None) -> LoadedNetwork:
@@ -257,20 +257,20 @@ def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[
     """One number for each channel; a single number stands for all."""
     if len(values) not in (1, channels):
         raise RobustCliError(
-            f"{where}: normalisation with {len(values)} numbers; expected one for each channel of the images, which "
+            f"{where}: normalization with {len(values)} numbers; expected one for each channel of the images, which "
             f"is {channels}, or one for all"
         )
     return values * channels if len(values) == 1 else values
 
 
-def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], source: str) -> str:
+def _normalization(mean: tuple[float, ...], std: tuple[float, ...], source: str) -> str:
     """Describe the normalization, so that users notice a wrong one."""
     if set(mean) == {0.0} and set(std) == {1.0}:
         done = "none, pixels in [0, 1] are used unchanged"
     else:
         means, stds = (", ".join(f"{value:.4g}" for value in values) for values in (mean, std))
         done = f"mean {means}, std {stds}"
-    return f"normalisation before the network: {done} ({source})"
+    return f"normalization before the network: {done} ({source})"
 
 
 def _preprocessing(chosen: MemberSpec) -> str:

@@ -64,7 +64,7 @@ def find_normalization(
 
     Args:
         build: builds the network with a normalization, in eval mode on the data's device.
-        data: labelled images.
+        data: labeled images.
         name: name of the network, for messages.
         usual: reason to use none unless another is clearly better; None raises if none is clearly best.
 
@@ -77,7 +77,7 @@ def find_normalization(
     said = ", ".join(
         f"{title} {100 * one.correct / len(x):.1f} % (loss {one.mean:.3g})" for title, one in trials.items()
     )
-    tried = f"clean accuracy on {len(x)} images by normalisation: {said}"
+    tried = f"clean accuracy on {len(x)} images by normalization: {said}"
     best = max(trials, key=lambda title: trials[title].correct)
     close = [title for title in known if not trials[best].is_clearly_better(trials[title])]
     chosen, why = _choose({title: trials[title] for title in close}, known, usual)
@@ -87,7 +87,7 @@ def find_normalization(
         return Found(known["none"], f"{tried}; took none ({usual}; no other is clearly best)")
     options = "\n".join(f"  {title}: {_options(statistics)}" for title, statistics in known.items())
     raise RobustCliError(
-        f"{name}: nothing says which normalisation it was trained with. {tried}; none is clearly best ({_RULE}, and "
+        f"{name}: nothing says which normalization it was trained with. {tried}; none is clearly best ({_RULE}, and "
         f"better than guessing). Choose one:\n{options}"
     )
 

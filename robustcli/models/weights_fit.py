@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
 from robustcli.models.convnext_names import in_own_names
-from robustcli.models.key_families import recognise
+from robustcli.models.key_families import recognize
 from robustcli.models.source import ClassesDiffer, LoadedNetwork
 from robustcli.models.weights_file import Weights
 
-# Common names of mean and std of a normalisation saved with the network.
-_NORMALISATIONS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
+# Common names of mean and std of a normalization saved with the network.
+_NORMALIZATIONS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
 # Registered by old wide residual networks but never used.
 _DEAD = "sub_block1."
 _COUNTER = "num_batches_tracked"
@@ -31,7 +31,7 @@ class _Unwrapped:
     Args:
         tensors: tensors by the network's names.
         prefix: beginning of every name that was removed.
-        mean, std: a normalisation saved next to them, one number per channel.
+        mean, std: a normalization saved next to them, one number per channel.
         notes: steps taken.
     """
 
@@ -43,7 +43,7 @@ class _Unwrapped:
 
 
 def filled(network: nn.Module, weights: Weights, name: str) -> LoadedNetwork:
-    """Load weights of a file into a network, with the normalisation that was saved next to them.
+    """Load weights of a file into a network, with the normalization that was saved next to them.
 
     Args:
         network: network with random weights, which are replaced.
@@ -79,7 +79,7 @@ def hint_of(weights: Weights) -> str:
 
 def likely_architecture(weights: Weights) -> str | None:
     """Return options for the likely architecture of the weights; None if unknown."""
-    return recognise(_unwrapped(weights, {}).tensors)
+    return recognize(_unwrapped(weights, {}).tensors)
 
 
 def saved_normalization(weights: Weights) -> dict[str, list[float]] | None:
@@ -124,9 +124,9 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
 
 
 def _stripped(tensors: Mapping[str, Tensor], expected: Collection[str]) -> _Unwrapped:
-    """Strip prefixes that all names share, and a normalisation around the network."""
+    """Strip prefixes that all names share, and a normalization around the network."""
     tensors, prefix = _without_prefix(tensors, expected)
-    pair = next(_normalisations(tensors, expected), None)
+    pair = next(_normalizations(tensors, expected), None)
     if pair is None:
         return _Unwrapped(tensors, prefix)
     mean, std = (tuple(tensors[name].double().flatten().tolist()) for name in pair)
@@ -192,7 +192,7 @@ def _load(network: nn.Module, weights: _Unwrapped, path: Path, name: str) -> lis
                 "of another shape", other, lambda key: f"{key} {_size(found[key])}, expected {_size(expected[key])}"
             ),
         ]
-        words = recognise(found)
+        words = recognize(found)
         hint = f"; the names look like those of {words}" if words else ""
         head = f"{path}: does not fit {name}{hint}"
         if not missing and not unknown and _is_classifier([(found[key].shape, expected[key].shape) for key in other]):
@@ -263,10 +263,10 @@ def _without_prefix(tensors: Mapping[str, Tensor], expected: Collection[str]) ->
     return tensors, prefix
 
 
-def _normalisations(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Names of the mean and deviation of a normalisation, at the top or one level below."""
+def _normalizations(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Names of the mean and deviation of a normalization, at the top or one level below."""
     for name in tensors:
-        for mean, std in _NORMALISATIONS:
+        for mean, std in _NORMALIZATIONS:
             other = name.removesuffix(mean) + std
             if re.fullmatch(rf"(\w+\.)?{mean}", name) and other in tensors and name not in expected:
                 yield name, other

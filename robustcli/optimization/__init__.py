@@ -1,1 +1,1 @@
-"""Everything about the weights: updates, schedules, perturbations, regularisers, averages."""
+"""Everything about the weights: updates, schedules, perturbations, regularizers, averages."""

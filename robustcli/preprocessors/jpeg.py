@@ -30,8 +30,8 @@ class Jpeg(Preprocessor):
 
     Args:
         quality: quality of the compression, from 1 to 100; JPEG reaches its best at 95.
-        subsampling: resolution of the colours relative to that of the brightness; 4:2:0 is half of it in both
-            directions, which is usual. Grey images have none.
+        subsampling: resolution of the colors relative to that of the brightness; 4:2:0 is half of it in both
+            directions, which is usual. Gray images have none.
 
     Reference: Dziugaite, Ghahramani and Roy, arXiv 1608.00853; Guo et al., "Countering Adversarial Images using Input
         Transformations", ICLR 2018; broken by Athalye, Carlini and Wagner, ICML 2018.

@@ -16,7 +16,7 @@ class ResizePad(Preprocessor):
     """Resize every image to a random size and place it at random on a black canvas.
 
     Size and place are drawn anew in every forward pass, for each image by itself, from the global generator of torch.
-    The class of an image is that of the majority of `votes` passes. Pixels are copied (nearest neighbour), so gradients
+    The class of an image is that of the majority of `votes` passes. Pixels are copied (nearest neighbor), so gradients
     are exact for what was drawn; attacks that average them over many draws (autoattack with version: rand, eot_pgd) see
     through the randomness. With a canvas larger than 1 the network is built for the larger images.
 

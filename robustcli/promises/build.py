@@ -86,7 +86,7 @@ def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
         "mixers": lambda: spec["data"].update(mixer=entry),
         "preprocessors": lambda: spec["architecture"].update(preprocess=entry),
         "optimizers": lambda: spec["train"].update(optimizer=entry),
-        "regularisers": lambda: spec["defense"].update(regulariser=entry),
+        "regularizers": lambda: spec["defense"].update(regularizer=entry),
         "schedules": lambda: spec["train"].update(schedule=entry),
         "weights": lambda: spec["defense"].update(weights=entry),
     }

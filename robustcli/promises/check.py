@@ -23,7 +23,7 @@ from robustcli.promises import (
     mixers,
     optimizers,
     preprocessors,
-    regularisers,
+    regularizers,
     schedules,
     spanning,
     weights,
@@ -200,7 +200,7 @@ _FAMILIES: dict[str, Callable[[Member], Iterator[Case]]] = {
     "mixers": _each(mixers),
     "optimizers": _optimizer,
     "preprocessors": _each(preprocessors),
-    "regularisers": _each(regularisers),
+    "regularizers": _each(regularizers),
     "schedules": _each(schedules),
     "weights": _each(weights),
 }

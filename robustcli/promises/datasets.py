@@ -8,7 +8,7 @@ from robustcli.data.datasets import Source, Split
 
 
 def is_a_source(load: Callable[[], Source]) -> None:
-    """Both parts contain labelled images of one shape and range; loading again gives the same."""
+    """Both parts contain labeled images of one shape and range; loading again gives the same."""
     source, again = load(), load()
     shapes = {_check_split(part, len(source.classes)) for part in (source.train, source.test)}
     assert len(shapes) == 1

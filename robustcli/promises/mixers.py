@@ -17,7 +17,7 @@ def _noise(batch: int) -> StreamNoise:
 
 
 def _mixed(mixer: Mixer, batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Mix oblong colour images, so that axes cannot be confused."""
+    """Mix oblong color images, so that axes cannot be confused."""
     x = images(_COUNT, 3, 8, seed=batch, dtype=dtype)[..., :6]
     return _mix(mixer, x, labels(_COUNT, seed=batch), batch)
 

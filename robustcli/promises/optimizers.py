@@ -11,7 +11,7 @@ Make = Callable[[list[dict[str, Any]], float], Optimizer]
 
 
 def lowers_a_loss(make: Make) -> None:
-    """Groups have the given learning rate and weight decay; a quadratic function is minimised."""
+    """Groups have the given learning rate and weight decay; a quadratic function is minimized."""
     weight, held = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
     optimizer = make([{"params": [weight], "weight_decay": 0.0}, {"params": [held], "weight_decay": 0.5}], 0.01)
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.01]

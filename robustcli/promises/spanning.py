@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from robustcli.optimization.progress import Progress
-from robustcli.promises import averaging, defenses, regularisers, schedules, weights
+from robustcli.promises import averaging, defenses, regularizers, schedules, weights
 
 DRIVES: dict[str, Callable[[Any], object]] = {
     "averaging": averaging.continues_from_its_state,
     "defenses": defenses.observed,
-    "regularisers": regularisers.continues_from_its_state,
+    "regularizers": regularizers.continues_from_its_state,
     "schedules": schedules.observed_schedule,
     "weights": weights.repeats_itself,
 }

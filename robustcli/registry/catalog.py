@@ -44,7 +44,7 @@ FAMILIES = {
     "mixers": "data/mixers",
     "optimizers": "optimization/optimizers",
     "preprocessors": "preprocessors",
-    "regularisers": "optimization/regularisers",
+    "regularizers": "optimization/regularizers",
     "schedules": "optimization/schedules",
     "weights": "optimization/weights",
 }

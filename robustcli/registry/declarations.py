@@ -24,10 +24,10 @@ class _Of(tuple[str, ...]):
     """The families that support a declaration."""
 
 
-_COSTLY = _Of(("attacks", "defenses", "evaluators", "regularisers", "weights"))
+_COSTLY = _Of(("attacks", "defenses", "evaluators", "regularizers", "weights"))
 _ATTACKING = _Of(("attacks", "defenses"))
-_PENALISING = _Of(("defenses", "regularisers"))
-_FOLLOWING = _Of(("schedules", "defenses", "averaging", "regularisers", "weights"))
+_PENALIZING = _Of(("defenses", "regularizers"))
+_FOLLOWING = _Of(("schedules", "defenses", "averaging", "regularizers", "weights"))
 _ATTACK, _ARCHITECTURE, _DATASET = _Of(("attacks",)), _Of(("architectures",)), _Of(("datasets",))
 _DEFENSE, _EVALUATOR, _MIXER = _Of(("defenses",)), _Of(("evaluators",)), _Of(("mixers",))
 
@@ -46,7 +46,7 @@ class Declaration:
         requires: optional package that the member needs.
         passes: cost with the defaults and the required parameters of `smoke`: forward passes, backward passes to the
             images only, and backward passes to the weights. For a defense: of an update, in passes of one batch; for a
-            regulariser: what it adds; for a weight perturbation: what it adds each time the loss is differentiated; for
+            regularizer: what it adds; for a weight perturbation: what it adds each time the loss is differentiated; for
             an attack or an evaluator: of one image, at most.
         fewest: lower bound of the cost, where `passes` is an upper bound.
         measured: assumption of `robust plan` if the cost of an update changes during training.
@@ -103,8 +103,8 @@ class Declaration:
     fewest: Annotated[Passes | None, _DEFENSE] = None
     measured: Annotated[str, _DEFENSE] = ""
     norms: Annotated[tuple[Norm, ...], _ATTACKING] = get_args(Norm)
-    second_derivatives: Annotated[bool, _PENALISING] = False
-    reads: Annotated[str, _PENALISING] = ""
+    second_derivatives: Annotated[bool, _PENALIZING] = False
+    reads: Annotated[str, _PENALIZING] = ""
     trains: Annotated[str, _DEFENSE] = ""
     trains_with: Annotated[dict[str, Any], _DEFENSE] = field(default_factory=dict)
     two_halves: Annotated[bool, _DEFENSE] = False

@@ -42,7 +42,7 @@ NormLayer = Annotated[
     Literal["batch", "group", "conv", "conv_running"],
     Doc(
         "batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but evaluated "
-        "with a running mean of the divisors), published for networks that normalise the output of a convolution."
+        "with a running mean of the divisors), published for networks that normalize the output of a convolution."
     ),
 ]
 # For networks with convolutions that cannot be preconditioned: depthwise, dilated, or padded on one side.
@@ -167,7 +167,7 @@ PROTOCOLS = {
     "Attack": Family("attacks"),
     "WeightPerturbation": Family("weights"),
     "Averaging": Family("averaging"),
-    "Regulariser": Family("regularisers"),
+    "Regularizer": Family("regularizers"),
     "Evaluator": Family("evaluators"),
     "Body": Family("architectures"),
 }

@@ -1,4 +1,4 @@
-"""Small charts as plain SVG text, in colours that a style sheet sets."""
+"""Small charts as plain SVG text, in colors that a style sheet sets."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

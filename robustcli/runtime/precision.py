@@ -1,7 +1,7 @@
 """Numerical precision of training and evaluation.
 
 In training `train.precision` selects the precision of passes through the network: "fp32", or "bf16" or "fp16" under
-autocast. Images, perturbations, projections, logits, losses, weights, averages and the optimiser are always fp32. fp16
+autocast. Images, perturbations, projections, logits, losses, weights, averages and the optimizer are always fp32. fp16
 has a small range, so gradients inside the network are multiplied by a constant; where they leave the network, at the
 images and at the weights, they are divided by it again.
 

@@ -98,7 +98,7 @@ def evaluated_attack_stays_inside(evaluate: Mapping[str, MemberSpec]) -> Finding
 
 @guard("refuse")
 def gradient_can_be_differentiated(defense: MemberSpec, train: TrainSettings) -> Findings:
-    name = next((part.name for part in _penalising(defense) if part.member.second_derivatives), None)
+    name = next((part.name for part in _penalizing(defense) if part.member.second_derivatives), None)
     if name is None:
         return
     if train.precision not in ("auto", "fp32"):
@@ -200,7 +200,7 @@ def stages_are_counted(defense: MemberSpec) -> Findings:
 
 @guard("refuse")
 def features_can_be_read(defense: MemberSpec, train: TrainSettings) -> Findings:
-    for part in _penalising(defense):
+    for part in _penalizing(defense):
         if part.member.reads and train.compile is True:
             yield ("train", "compile"), f"a compiled network does not show {part.member.reads} that '{part.name}' reads"
 
@@ -234,7 +234,7 @@ def randomness_is_averaged(architecture: MemberSpec, evaluate: Mapping[str, Memb
             yield ("evaluate", key, "version"), text
 
 
-def _penalising(defense: MemberSpec) -> list[MemberSpec]:
-    """Return the defense and its regulariser, if any."""
-    regulariser = defense.parameters.get("regulariser")
-    return [defense, regulariser] if isinstance(regulariser, MemberSpec) else [defense]
+def _penalizing(defense: MemberSpec) -> list[MemberSpec]:
+    """Return the defense and its regularizer, if any."""
+    regularizer = defense.parameters.get("regularizer")
+    return [defense, regularizer] if isinstance(regularizer, MemberSpec) else [defense]

@@ -1,11 +1,11 @@
 """Renamed keys and names of specs: former ones are accepted, and digests use them.
 
-So specs, checkpoints and results of earlier versions stay valid. A member declares its former name and those of its
-parameters at its registration; only evaluators have any.
+So specs, checkpoints and results of earlier versions stay valid. An evaluator declares its former name and those of its
+parameters at its registration.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,8 @@ from robustcli.specs.settings import EvaluateOptions
 
 # Version that no longer accepts former names.
 _UNTIL = "0.3"
+# Keys of a defense by their former names.
+_OF_DEFENSE = {"regulariser": "regularizer"}
 # Name of an evaluator -> its other name, and its keys by those that they replace.
 _Words = Callable[[str], tuple[str, Mapping[str, str]]]
 
@@ -40,6 +42,49 @@ def understood(value: Any, source: str) -> Any:
         words = ", ".join(f"'{old}' is now '{new}'" for old, new in _all().items() if old in gone)
         warnings.warn(f"{source}: evaluate: {words}; the former words are understood until {_UNTIL}", stacklevel=3)
     return found
+
+
+def current_defense(value: Any) -> Any:
+    """Return a defense with current keys instead of former ones."""
+    return _with_keys(value, _OF_DEFENSE)
+
+
+def former_defense(value: Any) -> Any:
+    """Return a defense with the keys of earlier versions."""
+    return _with_keys(value, {new: old for old, new in _OF_DEFENSE.items()})
+
+
+def understood_defense(value: Any, source: str) -> Any:
+    """Return a defense with current keys, and warn about former ones.
+
+    Args:
+        source: origin of the defense.
+    """
+    found = current_defense(value)
+    if found != value:
+        words = ", ".join(f"'{old}' is now '{new}'" for old, new in _OF_DEFENSE.items() if old in value)
+        warnings.warn(f"{source}: defense: {words}; the former words are understood until {_UNTIL}", stacklevel=3)
+    return found
+
+
+def as_written(keys: Sequence[str], value: Any) -> list[str]:
+    """Return the keys of an override with the former key of a defense's part if the spec has that one, or vice versa.
+
+    Args:
+        value: the spec.
+    """
+    defense = value.get("defense") if isinstance(value, Mapping) else None
+    if len(keys) < 2 or keys[0] != "defense" or not isinstance(defense, Mapping):
+        return [*keys]
+    other = {**_OF_DEFENSE, **{new: old for old, new in _OF_DEFENSE.items()}}.get(keys[1])
+    return [keys[0], other, *keys[2:]] if other is not None and other in defense else [*keys]
+
+
+def _with_keys(value: Any, keys: Mapping[str, str]) -> Any:
+    """Return a mapping with other keys; one with both keys keeps both, and the former one is rejected as unknown."""
+    if not isinstance(value, Mapping):
+        return value
+    return {keys[key] if keys.get(key, key) not in value else key: item for key, item in value.items()}
 
 
 def _worded(value: Any, words: _Words) -> Any:

@@ -75,7 +75,7 @@ class DataOptions:
         label_smoothing: smoothing s of the labels in training; the extra images have their own.
         smoothing_over: classes that share s: all k classes including the label ("all"), or the k - 1 "others".
         smoothing_for: users of smoothed labels: only the "loss", as published, or "both" loss and attack. With "loss",
-            the attack maximises the loss of unsmoothed (possibly mixed) labels.
+            the attack maximizes the loss of unsmoothed (possibly mixed) labels.
         extra: additional training images; null is none.
         workers: batches that are read ahead, also beyond the end of an epoch, if images are not in memory.
     """
@@ -139,7 +139,7 @@ class TrainSettings:
         optimizer: optimizer of the weights.
         schedule: factor of the learning rate over the run.
         weight_decay: weight decay of the optimizer, on all parameters except excluded ones.
-        weight_decay_exclude: parameters without weight decay: none, those of normalisation layers ("bn"), also all
+        weight_decay_exclude: parameters without weight decay: none, those of normalization layers ("bn"), also all
             biases ("bn_and_bias"), or also all other vectors (layer scales, class tokens) and learned positions
             ("vectors"), as is usual with transformers.
         grad_clip: maximum norm of the whole gradient; null is no limit.
@@ -153,8 +153,8 @@ class TrainSettings:
             method needs fp32, and fp32 on a CPU; a run keeps the precision in which it began.
         channels_last: memory format of images and convolutions; changes speed and rounding only. "auto" is true for
             networks with batch norms, on x86 CPUs with AVX2 and, in 16 bits, on GPUs; each session records it.
-        sync_batch_norm: whether batch norms normalise by the whole batch where several processes take slices of it, as
-            in one process. Otherwise each normalises by its slice, and running statistics are means over the processes.
+        sync_batch_norm: whether batch norms normalize by the whole batch where several processes take slices of it, as
+            in one process. Otherwise each normalizes by its slice, and running statistics are means over the processes.
         compile: whether the passes of whole batches are compiled, which takes a minute or two; changes speed and
             rounding only. "auto" is true on a GPU for runs of at least 10,000 updates; each session records it.
         select: rule for the "best" weights: highest "robust" or "clean" accuracy on validation images, or "last".

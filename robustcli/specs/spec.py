@@ -18,7 +18,15 @@ from robustcli.registry.types import Family, Ratio, Size
 from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
 from robustcli.specs.guards import findings
 from robustcli.specs.places import Level
-from robustcli.specs.renamed import current, former, understood
+from robustcli.specs.renamed import (
+    as_written,
+    current,
+    current_defense,
+    former,
+    former_defense,
+    understood,
+    understood_defense,
+)
 from robustcli.specs.settings import (
     ArchitectureOptions,
     Claim,
@@ -44,7 +52,7 @@ class ExperimentSpec:
 
     Args:
         name: name of the experiment, for folders.
-        seed: seed of initialisation, order of images, augmentation and attacks.
+        seed: seed of initialization, order of images, augmentation and attacks.
         data: data set and its processing.
         architecture: the network.
         threat: norm and radius, for training and evaluation.
@@ -96,6 +104,12 @@ class ExperimentSpec:
             raise SpecError(document.source, [f"not a mapping; a spec has the keys {', '.join(settings_of(cls))}"])
         if "rows" in value:
             raise SpecError(document.source, ["holds rows, each of them a spec: run it with robust sweep"])
+        if "defense" in value:
+            written = value["defense"]
+            value = {
+                **value,
+                "defense": current_defense(written) if is_stored else understood_defense(written, document.source),
+            }
         known = settings_of(cls)
         simple = {name: parameter for name, parameter in known.items() if name not in ("evaluate", "claim")}
         for key in value:
@@ -170,7 +184,7 @@ class ExperimentSpec:
         for place in _PLACES_OF_EXTRA:
             (plain["data"]["extra"] or {}).pop(place, None)
         plain = _as_before(plain)
-        plain["evaluate"] = former(plain["evaluate"])
+        plain["defense"], plain["evaluate"] = former_defense(plain["defense"]), former(plain["evaluate"])
         text = json.dumps(plain, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -235,7 +249,7 @@ def with_value(document: Document, key: str, new: Any, place: str) -> Document:
         key: dotted path of the value, such as "train.epochs".
         place: where the new value was written, for messages.
     """
-    path = tuple(key.split("."))
+    path = tuple(as_written(key.split("."), document.value))
     value = _replaced(document.value if isinstance(document.value, Mapping) else {}, list(path), new, place)
     # The replaced value has no place any more; new mappings around the value get the place of the override.
     places = {where: known for where, known in document.places.items() if where[: len(path)] != path}

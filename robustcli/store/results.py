@@ -74,7 +74,7 @@ class ModelRequest(Stored):
 
 
 class NetworkRecord(Stored):
-    """Digest of the weights, and the normalisation before the network (None: of each image)."""
+    """Digest of the weights, and the normalization before the network (None: of each image)."""
 
     sha256: str
     mean: list[float] | None

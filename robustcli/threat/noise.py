@@ -81,7 +81,7 @@ class StreamNoise:
         return self
 
 
-# Multipliers and shifts of the SplitMix64 finaliser (Steele, Lea, Flood, OOPSLA 2014), as signed integers.
+# Multipliers and shifts of the SplitMix64 finalizer (Steele, Lea, Flood, OOPSLA 2014), as signed integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
@@ -93,7 +93,7 @@ def _shift_right(bits: Tensor, places: int) -> Tensor:
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """A bijection of 64-bit integers whose output looks random (SplitMix64's finaliser).
+    """A bijection of 64-bit integers whose output looks random (SplitMix64's finalizer).
 
     It works in place to save memory: at 8 bytes per pixel, copies are large.
     """

@@ -68,7 +68,7 @@ class Training:
     """Everything that changes during training; all of it is saved in a checkpoint.
 
     Args:
-        network: the weights, with normalisation inside.
+        network: the weights, with normalization inside.
         optimizer, step, average: bound to the network.
         updates: number of updates so far; with the seed it determines every random draw.
         best_score, best_epoch: score and epoch of the weights selected so far.

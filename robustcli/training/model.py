@@ -92,7 +92,7 @@ def parameter_groups(network: nn.Module, weight_decay: float, exclude: str) -> l
     """Return parameters with and without weight decay.
 
     Args:
-        exclude: "none"; "bn": weights and biases of normalisation layers; "bn_and_bias": also all biases;
+        exclude: "none"; "bn": weights and biases of normalization layers; "bn_and_bias": also all biases;
             "vectors": also everything else along a single axis, and learned positions.
     """
     spared = set()
@@ -110,7 +110,7 @@ def parameter_groups(network: nn.Module, weight_decay: float, exclude: str) -> l
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Return whether a module is a normalisation layer, of torch or by its name, such as RmsNorm of timm."""
+    """Return whether a module is a normalization layer, of torch or by its name, such as RmsNorm of timm."""
     norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     return isinstance(module, norms) or type(module).__name__.rstrip("123d").lower().endswith("norm")
 

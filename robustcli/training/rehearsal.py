@@ -34,7 +34,7 @@ def rehearse_smallest_batch(
 ) -> None:
     """Make one update of a copy of the network if some batch holds a single image.
 
-    A batch norm cannot normalise one image whose feature maps have one pixel. Only the method knows which layers it
+    A batch norm cannot normalize one image whose feature maps have one pixel. Only the method knows which layers it
     calls with how many images, so the update itself is tried.
 
     Args:

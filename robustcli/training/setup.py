@@ -105,7 +105,7 @@ def assemble(
 
 def _require_suitable_images(spec: ExperimentSpec, defense: Defense, settings: TrainSettings, data: Data) -> None:
     """Raise for images that the defense, compilation, cropping or several processes cannot use."""
-    if not data.is_labelled and (defense.needs_labels or not spec.defense.member.spares_labels):
+    if not data.is_labeled and (defense.needs_labels or not spec.defense.member.spares_labels):
         sparing = " or ".join(name for name, member in catalog("defenses").items() if member.spares_labels)
         raise RobustCliError(
             f"data.extra: some images have no label (-1), and '{spec.defense.name}' with this attack needs them; write "

@@ -38,7 +38,7 @@ KINDS = {
     "schedule": Kind("schedules", "robust train SPEC train.schedule=NAME"),
     "averaging": Kind("averaging", "robust train SPEC defense.averaging=NAME"),
     "weights": Kind("weights", "robust train SPEC defense.weights=NAME"),
-    "regulariser": Kind("regularisers", "robust train SPEC defense.regulariser=NAME"),
+    "regularizer": Kind("regularizers", "robust train SPEC defense.regularizer=NAME"),
     "diagnostic": Kind("diagnostics", "robust diagnose MODEL --with NAME"),
 }
 

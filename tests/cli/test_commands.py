@@ -550,14 +550,14 @@ def archive(path: Path, **arrays: Any) -> str:
 
 
 BIG = {"x_test": np.zeros((20, 28, 28), dtype=np.uint8)}
-COLOUR = {"x_test": np.zeros((20, 8, 8, 3), dtype=np.uint8)}
+COLOR = {"x_test": np.zeros((20, 8, 8, 3), dtype=np.uint8)}
 
 
 @pytest.mark.parametrize(
     ("arrays", "texts"),
     [
         (BIG, ("takes 1x8x8 images of 10 classes; the data have 1x28x28 images of 10 classes",)),
-        (COLOUR, ("takes 1x8x8 images of 10 classes; the data have 3x8x8 images of 10 classes",)),
+        (COLOR, ("takes 1x8x8 images of 10 classes; the data have 3x8x8 images of 10 classes",)),
         ({"x_test": np.full((20, 8, 8), 2, dtype=np.float32)}, ("x_test",)),
         ({"y_test": np.arange(19) % 10}, ("y_test has 19 labels for 20 images",)),
     ],

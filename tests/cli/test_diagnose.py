@@ -124,7 +124,7 @@ def test_curves_and_surfaces_are_drawn(robust: Robust, trained: RunFolder, tmp_p
     robust("diagnose", trained.best, *names, *FEW, "--picture", drawn, "input_surface.half=2").require(0)
     with Image.open(drawn) as image:
         assert image.width > image.height
-        # Text, axes and lines, not one even colour.
+        # Text, axes and lines, not one even color.
         assert len(set(image.convert("L").resize((64, 32)).tobytes())) > 10
     said = robust("diagnose", trained.best, "--with", "fosc", *FEW, "--picture", drawn)
     said.require(2, "no curve or surface to draw", "median")

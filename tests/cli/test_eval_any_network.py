@@ -75,14 +75,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def state(trained: RunFolder) -> dict[str, Any]:
-    """The weights of the tiny run: a small_cnn behind the normalisation of digits."""
+    """The weights of the tiny run: a small_cnn behind the normalization of digits."""
     weights: dict[str, Any] = Checkpoint.read(trained.best).weights
     return weights
 
 
 @pytest.fixture
 def body(state: dict[str, Any]) -> dict[str, Any]:
-    """The weights of its network without normalisation."""
+    """The weights of its network without normalization."""
     return {key.removeprefix("body."): value for key, value in state.items() if key.startswith("body.")}
 
 
@@ -112,7 +112,7 @@ def test_weights_give_the_numbers_of_their_checkpoint(
     said = ("--mean", own["network"]["mean"][0], "--std", own["network"]["std"][0])
     value = evaluated(robust, "weights.pt", *SMALL, "--data", "digits", *THREAT, *FEW, *said)
     assert survivors(value) == survivors(own)
-    assert value["network"] == own["network"]  # the same digest and normalisation
+    assert value["network"] == own["network"]  # the same digest and normalization
     assert (value["name"], value["checkpoint"], value["spec_digest"]) == ("weights.pt", None, None)
     assert own["checkpoint"] == "best.pt"
     notes = "\n".join(value["notes"])
@@ -120,10 +120,10 @@ def test_weights_give_the_numbers_of_their_checkpoint(
     for text in ("'state_dict'", "'module.' was removed", built):
         assert text in notes
     shown = robust("eval", "weights.pt", *SMALL, "--data", "digits", *THREAT, *FEW, *said).require(0)
-    assert "normalisation before the network: mean 0.3056, std 0.3763" in shown.out
+    assert "normalization before the network: mean 0.3056, std 0.3763" in shown.out
 
 
-def test_a_normalisation_in_the_file_is_used_and_reported(
+def test_a_normalization_in_the_file_is_used_and_reported(
     robust: Robust, here: Path, state: dict[str, Any], own: dict[str, Any]
 ) -> None:
     torch.save(state, "whole.pt")
@@ -132,10 +132,10 @@ def test_a_normalisation_in_the_file_is_used_and_reported(
     assert any("(saved in whole.pt)" in note for note in value["notes"])
     bare = evaluated(robust, "whole.pt", *SMALL, "architecture.normalize=none", "--data", "digits", *THREAT, *FEW)
     assert (bare["network"]["mean"], bare["network"]["std"]) == ([0.0], [1.0])
-    assert "the normalisation saved in whole.pt was ignored" in bare["notes"]
+    assert "the normalization saved in whole.pt was ignored" in bare["notes"]
 
 
-def test_the_user_can_set_the_normalisation(robust: Robust, here: Path, body: dict[str, Any]) -> None:
+def test_the_user_can_set_the_normalization(robust: Robust, here: Path, body: dict[str, Any]) -> None:
     torch.save(body, "w.pt")
     words = ("w.pt", *SMALL, "--data", "digits", "--attack", "clean")
     said, none, bare = (
@@ -147,7 +147,7 @@ def test_the_user_can_set_the_normalisation(robust: Robust, here: Path, body: di
         )
     )
     assert (said["network"]["mean"], said["network"]["std"]) == ([0.25], [0.5])
-    assert "normalisation before the network: mean 0.25, std 0.5 (as --mean and --std say)" in said["notes"]
+    assert "normalization before the network: mean 0.25, std 0.5 (as --mean and --std say)" in said["notes"]
     assert none["network"] == bare["network"]
     assert "none, pixels in [0, 1] are used unchanged (as architecture.normalize=none says)" in bare["notes"][-1]
 
@@ -213,7 +213,7 @@ def test_a_function_in_a_file_builds_the_network(
     assert value["name"] == f"mine.py:{function}"
 
 
-def test_a_function_in_a_module_builds_a_network_with_its_normalisation(robust: Robust, here: Path) -> None:
+def test_a_function_in_a_module_builds_a_network_with_its_normalization(robust: Robust, here: Path) -> None:
     (here / "parts.py").write_text(CODE)
     (here / "mine.py").write_text("from parts import Net\n\ndef build(classes):\n    return Net(classes)\n")
     for place in ("mine", "mine.py"):
@@ -226,7 +226,7 @@ def test_a_function_in_a_module_builds_a_network_with_its_normalisation(robust: 
 
 
 class Whole(nn.Module):
-    """Normalisation and network in one, as people script them."""
+    """Normalization and network in one, as people script them."""
 
     def __init__(self, body: nn.Module, mean: float, std: float) -> None:
         super().__init__()
@@ -440,7 +440,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         ((*BUILD, "--mean=a", "--std=1", *DIGITS), ("--mean: 'a' is not a number",)),
         (
             (*BUILD, "--mean=0,0", "--std=1", *THREAT, *DIGITS),
-            ("normalisation with 2 numbers; expected one for each channel of the images, which is 1, or one for all",),
+            ("normalization with 2 numbers; expected one for each channel of the images, which is 1, or one for all",),
         ),
         (
             ("w.pt", *SMALL, "architecture.normalize=none", "--mean=0", "--std=1", *DIGITS),
@@ -448,7 +448,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         ),
         (
             ("w.pt", *SMALL, "architecture.normalize=per_image", *DIGITS),
-            ("architecture.normalize=per_image: weights of a file are normalised per channel",),
+            ("architecture.normalize=per_image: weights of a file are normalized per channel",),
         ),
         (("torchvision:resnet18", "--data", "rgb.npz"), ("its weights would be random; --weights names a file",)),
         (("torchvision:resnet81", "--weights", "DEFAULT"), ("no such classifier; did you mean 'resnet18'?",)),
@@ -470,7 +470,7 @@ def test_what_cannot_be_evaluated_ends_with_2(
 
 def test_a_checkpoint_of_a_run_needs_no_further_options(robust: Robust, trained: RunFolder) -> None:
     robust("eval", trained.best, *SMALL, *DIGITS).require(2, "names its own network")
-    robust("eval", trained.best, "--mean", 0, "--std", 1).require(2, "has its own normalisation; remove both")
+    robust("eval", trained.best, "--mean", 0, "--std", 1).require(2, "has its own normalization; remove both")
 
 
 def test_numbers_of_other_code_are_not_read_again(robust: Robust, here: Path) -> None:

@@ -118,7 +118,7 @@ name: mine
 data: {name: new_dataset, train_size: 32, mixer: new_mixer}
 architecture: {name: new_architecture, preprocess: new_preprocessor, width: 4}
 threat: {norm: linf, eps: 8/255}
-defense: {name: new_defense, steps: 1, weights: new_weights, averaging: new_averaging, regulariser: new_regulariser}
+defense: {name: new_defense, steps: 1, weights: new_weights, averaging: new_averaging, regularizer: new_regularizer}
 train: {epochs: 1, batch_size: 32, check_examples: 10, device: cpu, optimizer: new_optimizer, schedule: new_schedule}
 evaluate: {one: {name: new_evaluator, examples: 10}, two: {name: attack, attack: new_attack, examples: 10}}
 """

@@ -40,9 +40,9 @@ DEFENSES = {
     # Every epoch passes the threshold, so the steps rise and the scores must be kept.
     "cat": "{name: cat, steps: 3, raise_at: 0.05, weights: {name: awp, gamma: 0.01}}",
     # Their directions are kept between updates.
-    "norm_decay": "{name: pgd_at, steps: 1, regulariser: {name: norm_decay, weight: 0.01}}",
-    "norm_decay_in_fw_at_adapt": "{name: fw_at_adapt, monitor_images: 40, regulariser: {name: norm_decay, norm: l1}}",
-    "svc": "{name: natural, regulariser: {name: svc, clip: 0.5, every: 2}}",
+    "norm_decay": "{name: pgd_at, steps: 1, regularizer: {name: norm_decay, weight: 0.01}}",
+    "norm_decay_in_fw_at_adapt": "{name: fw_at_adapt, monitor_images: 40, regularizer: {name: norm_decay, norm: l1}}",
+    "svc": "{name: natural, regularizer: {name: svc, clip: 0.5, every: 2}}",
     "dsara": "{name: dsara, steps: 1, alpha_lr: 0.1, first_stage: 0.5}",
     "hat_with_a_helper": "{name: hat, steps: 2, helper: HELPER}",
 }

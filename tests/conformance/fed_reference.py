@@ -60,7 +60,7 @@ def fed(base: type[APGDAttack], images: Tensor, rng: IndexedNoise) -> type[APGDA
 
         @contextmanager
         def _feeding(self, x: Tensor) -> Iterator[None]:
-            # Images still attacked are recognised by their pixels.
+            # Images still attacked are recognized by their pixels.
             is_same = (x.flatten(1)[:, None] == images.flatten(1)[None]).all(2)
             assert (is_same.sum(1) == 1).all(), "two equal images"
             noise = rng.split(f"run {self.runs}").rows(is_same.int().argmax(1))

@@ -51,7 +51,7 @@ class SineConv(nn.Module):
         return logits
 
 
-def labelled(model: SineLinear | SineConv) -> tuple[nn.Module, Tensor, Tensor]:
+def labeled(model: SineLinear | SineConv) -> tuple[nn.Module, Tensor, Tensor]:
     """The model and its images in single precision, and the labels that it gives them in double."""
     with torch.no_grad():
         y = model(model.images).argmax(1)

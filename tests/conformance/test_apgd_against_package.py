@@ -11,7 +11,7 @@ from fed_reference import fed_survivors, own_survivors
 from judging import noise
 from products import cover, products
 from pyautoattack import autopgd_base
-from sine_networks import SineConv, SineLinear, labelled
+from sine_networks import SineConv, SineLinear, labeled
 from torch import Tensor, nn
 from trained_networks import THREATS, Trained, trained
 
@@ -65,7 +65,7 @@ def _package_may_warn() -> Iterator[None]:
     ids=str,
 )
 def test_same_flags_with_the_same_noise(norm: Norm, eps: str, attack: Apgd) -> None:
-    model, x, y = labelled(SineConv())
+    model, x, y = labeled(SineConv())
     same_flags(attack, model, x, y, ThreatModel(norm, Fraction(eps)), seed=0)
 
 
@@ -73,7 +73,7 @@ def test_same_flags_with_the_same_noise(norm: Norm, eps: str, attack: Apgd) -> N
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.002"), ("l2", "0.02"), ("linf", "0.001"), ("l2", "0.01")])
 @pytest.mark.parametrize("attack", EXACT[:4], ids=str)
 def test_same_flags_with_the_same_noise_at_every_radius(norm: Norm, eps: str, attack: Apgd) -> None:
-    model, x, y = labelled(SineConv())
+    model, x, y = labeled(SineConv())
     same_flags(attack, model, x, y, ThreatModel(norm, Fraction(eps)), seed=0)
 
 
@@ -107,7 +107,7 @@ def _rounding_is_no_move() -> Iterator[None]:
 @pytest.mark.parametrize("eps", ["0.12", pytest.param("0.06", marks=full)])
 @pytest.mark.parametrize("attack", SPARSE, ids=str)
 def test_same_flags_in_l1_where_rounding_is_not_counted(eps: str, attack: Apgd) -> None:
-    model, x, y = labelled(SineConv())
+    model, x, y = labeled(SineConv())
     with _rounding_is_no_move():
         same_flags(attack, model, x, y, ThreatModel("l1", Fraction(eps)), seed=0)
 
@@ -174,7 +174,7 @@ def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, eps: s
         y = logits.argmax(1)
         reach = torch.linalg.vector_norm(model.weight[None] - model.weight[y][:, None], ord=DUAL[norm], dim=2)
         nearest = ((logits.gather(1, y[:, None]) - logits) / reach).scatter(1, y[:, None], torch.inf).amin(1)
-    single, x, y = labelled(model)
+    single, x, y = labeled(model)
     radius: dict[str, str] = {"radius": "shrinking"} if norm == "l1" else {}
     for attack in (Apgd(loss="targeted_dlr"), Apgd(loss="targeted_dlr", **radius)):  # type: ignore[arg-type]
         alive = survivors(attack, single, x, y, ThreatModel(norm, Fraction(eps)), noise(100))
@@ -195,7 +195,7 @@ def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, eps: s
 )
 def test_targets_break_what_the_whole_ensemble_of_the_package_broke(norm: Norm, eps: str, expected: str) -> None:
     """Flags of the package's version "standard", equal over two seeds and two batch sizes on a CPU."""
-    model, x, y = labelled(SineConv())
+    model, x, y = labeled(SineConv())
     radius: dict[str, str] = {"radius": "shrinking"} if norm == "l1" else {}
     attack = Apgd(loss="targeted_dlr", targets=5 if norm == "l1" else 9, **radius)  # type: ignore[arg-type]
     for seed in (0, 1):

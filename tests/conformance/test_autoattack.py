@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from sine_networks import SineConv, SineLinear, labelled
+from sine_networks import SineConv, SineLinear, labeled
 
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluators.autoattack import AutoAttack
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def survivors(model: SineLinear | SineConv, norm: Norm, eps: str) -> str:
-    result = evaluate("autoattack", {}, AutoAttack(), *labelled(model), ThreatModel(norm, Fraction(eps)), 0)
+    result = evaluate("autoattack", {}, AutoAttack(), *labeled(model), ThreatModel(norm, Fraction(eps)), 0)
     assert result.warnings == []
     return result.survivors
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from judging import standing
 from robust_digits import EPS, robust_network, survivors_of_package
-from sine_networks import SineConv, SineLinear, labelled
+from sine_networks import SineConv, SineLinear, labeled
 from torch import Tensor, nn
 
 from robustcli.attacks.fab import Fab, fab_t
@@ -63,7 +63,7 @@ def test_ten_linear_classes_are_broken_exactly_where_their_margin_ends(norm: Nor
         radii = ((logits.gather(1, y[:, None]) - logits) / reach).scatter(1, y[:, None], torch.inf).amin(1)
     expected = radii > float(eps)
     assert int(expected.sum()) == robust
-    single, x, y = labelled(model)
+    single, x, y = labeled(model)
     for attack in ATTACKS.values():
         assert torch.equal(survivors(attack, single, x, y, ThreatModel(norm, Fraction(eps))), expected)
 
@@ -81,7 +81,7 @@ SHOWN = {("fab", "linf", "0.002"), ("fab-t", "l2", "0.02"), ("fab-t", "l1", "0.1
     ],
 )
 def test_a_small_net_gets_the_verdicts_of_the_package(name: str, norm: Norm, eps: str) -> None:
-    assert_same_verdicts(name, *labelled(SineConv()), ThreatModel(norm, Fraction(eps)), steps=30)
+    assert_same_verdicts(name, *labeled(SineConv()), ThreatModel(norm, Fraction(eps)), steps=30)
 
 
 def test_a_robust_net_gets_the_verdicts_of_the_package() -> None:
@@ -100,7 +100,7 @@ def test_all_images_of_a_robust_net_get_the_verdicts_of_the_package(name: str, n
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
-    model, x, y = labelled(SineConv())
+    model, x, y = labeled(SineConv())
     x, y = x[:COUNT], y[:COUNT]
     threat = ThreatModel(norm, Fraction(RADII[norm][1]))
     found = [
@@ -121,7 +121,7 @@ def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_points_do_not_depend_on_the_targets_that_share_a_pass(norm: Norm) -> None:
     """A later target that breaks an image sooner does not end the attempts of earlier ones."""
-    model, x, y = labelled(SineConv())
+    model, x, y = labeled(SineConv())
     threat = ThreatModel(norm, Fraction(RADII[norm][1]))
     alone, beside = (
         fab_t(steps=20, batch_size=size)(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
@@ -139,7 +139,7 @@ def test_points_do_not_depend_on_the_targets_that_share_a_pass(norm: Norm) -> No
     ],
 )
 def test_distances_to_ten_linear_classes_are_exact(norm: Norm, median: float, first: list[float]) -> None:
-    model, x, y = labelled(SineLinear())
+    model, x, y = labeled(SineLinear())
     threat = ThreatModel(norm, Fraction(1, 2))
     found = Fab(steps=10, keep="nearest", final_search=3)(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_distances_to_ten_linear_classes_are_exact(norm: Norm, median: float, fi
 )
 def test_distances_of_a_small_net_are_those_of_the_package(norm: Norm, median: float, first: list[float]) -> None:
     """Recorded from the package, without restarts."""
-    model, x, y = labelled(SineConv())
+    model, x, y = labeled(SineConv())
     threat = ThreatModel(norm, Fraction(1, 2))
     found = Fab(keep="nearest")(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
     distances = threat.size(found - x)

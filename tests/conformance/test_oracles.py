@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from judging import noise, standing
-from sine_networks import SineConv, SineLinear, labelled
+from sine_networks import SineConv, SineLinear, labeled
 from torch import Tensor, nn
 
 from robustcli.attacks.carlini_wagner import CarliniWagner
@@ -69,7 +69,7 @@ def test_pgd_reaches_the_worst_case_of_a_linear_model(norm: Norm, loss: Any, sta
 
 
 def worst_delta(gain: np.ndarray, x: np.ndarray, norm: Norm, radius: float) -> np.ndarray:
-    """The delta in the ball and the box that maximises a linear function with gradient `gain`."""
+    """The delta in the ball and the box that maximizes a linear function with gradient `gain`."""
     room = np.where(gain > 0, 1 - x, x)
     if norm == "linf":
         return np.sign(gain) * np.minimum(room, radius)
@@ -125,7 +125,7 @@ def test_attacks_on_ten_linear_classes_break_only_what_can_be_broken(norm: Norm,
     nearest = radius.amin(1)
     assert torch.bincount(y, minlength=10).tolist() == [30, 36, 15, 11, 2, 5, 1, 0, 0, 0]
     assert int((nearest > float(eps)).sum()) == robust
-    single, x, y = labelled(model)
+    single, x, y = labeled(model)
     threat = ThreatModel(norm, Fraction(eps))
     for attack in (
         Pgd(steps=40, restarts=3, loss="margin", keep="fooled"),
@@ -325,7 +325,7 @@ def test_detached_target_gives_the_clean_prediction_no_gradient_of_the_divergenc
 
 @pytest.fixture(scope="module")
 def small() -> tuple[nn.Module, Tensor, Tensor]:
-    return labelled(SineConv())
+    return labeled(SineConv())
 
 
 def test_small_network_is_the_recorded_one(small: tuple[nn.Module, Tensor, Tensor]) -> None:

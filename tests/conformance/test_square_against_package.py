@@ -9,7 +9,7 @@ import torch
 from judging import standing
 from products import products
 from robust_digits import EPS, robust_network, survivors_of_package
-from sine_networks import SineLinear, labelled
+from sine_networks import SineLinear, labeled
 from torch import Tensor, nn
 
 from robustcli.attacks.square import Square
@@ -37,7 +37,7 @@ def test_ten_linear_classes_are_not_broken_beyond_their_margin(norm: Norm, eps: 
         y = logits.argmax(1)
         reach = torch.linalg.vector_norm(model.weight[y][:, None] - model.weight[None], ord=DUAL[norm], dim=2)
         radii = ((logits.gather(1, y[:, None]) - logits) / reach).scatter(1, y[:, None], torch.inf).amin(1)
-    single, x, y = labelled(model)
+    single, x, y = labeled(model)
     threat = ThreatModel(norm, Fraction(eps))
     survives = survivors(Square(queries=500), single, x, y, threat)
     assert survives[radii > threat.radius * (1 + 1e-4)].all(), "broke what cannot be broken"

@@ -18,7 +18,7 @@ from robustcli.promises import averaging as averaging_promises
 from robustcli.promises import defenses as defenses_promises
 from robustcli.promises import mixers as mixers_promises
 from robustcli.promises import preprocessors as preprocessors_promises
-from robustcli.promises import regularisers as regularisers_promises
+from robustcli.promises import regularizers as regularizers_promises
 from robustcli.promises import schedules as schedules_promises
 from robustcli.promises import weights as weights_promises
 from robustcli.promises.build import (
@@ -90,7 +90,7 @@ def chosen_in(spec: ExperimentSpec, family: str) -> Any:
         "mixers": lambda: spec.data.options.mixer,
         "optimizers": lambda: spec.train.optimizer,
         "preprocessors": lambda: spec.architecture.options.preprocess,
-        "regularisers": lambda: spec.defense.parameters["regulariser"],
+        "regularizers": lambda: spec.defense.parameters["regularizer"],
         "schedules": lambda: spec.train.schedule,
         "weights": lambda: spec.defense.parameters["weights"],
     }
@@ -125,7 +125,7 @@ def _observe(member: Member, settings: Settings) -> Tensor:
         "evaluators": observing.of_evaluator,
         "mixers": mixers_promises.observed,
         "preprocessors": preprocessors_promises.observed,
-        "regularisers": regularisers_promises.observed,
+        "regularizers": regularizers_promises.observed,
         "schedules": schedules_promises.observed_schedule,
         "weights": weights_promises.observed,
     }

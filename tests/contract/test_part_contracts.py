@@ -19,7 +19,7 @@ from robustcli.promises import averaging as averaging_promises
 from robustcli.promises import diagnostics as diagnostics_promises
 from robustcli.promises import mixers as mixers_promises
 from robustcli.promises import preprocessors as preprocessors_promises
-from robustcli.promises import regularisers as regularisers_promises
+from robustcli.promises import regularizers as regularizers_promises
 from robustcli.promises import schedules as schedules_promises
 from robustcli.promises import spanning
 from robustcli.promises import weights as weights_promises
@@ -106,7 +106,7 @@ def of_parts() -> Iterator[Any]:
         weights_promises,
         mixers_promises,
         preprocessors_promises,
-        regularisers_promises,
+        regularizers_promises,
         schedules_promises,
     ):
         family = module.__name__.rpartition(".")[2]

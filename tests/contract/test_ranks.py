@@ -57,7 +57,7 @@ IN_TRAIN_MODE = {
 def parts() -> Iterator[Any]:
     """Every part with a defense; the loss of TRADES has two forwards."""
     base = {"name": "trades", "steps": 2, "attack_bn": "train"}
-    for family, key in (("weights", "weights"), ("averaging", "averaging"), ("regularisers", "regulariser")):
+    for family, key in (("weights", "weights"), ("averaging", "averaging"), ("regularizers", "regularizer")):
         for name in names_of(family):
             yield pytest.param(Case(defense={**base, key: entry(family, name)}), id=f"{family}-{name}")
     for name in names_of("mixers"):

@@ -1,4 +1,4 @@
-"""Defenses, architectures, evaluators, optimisers and data sets keep their promises."""
+"""Defenses, architectures, evaluators, optimizers and data sets keep their promises."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,22 +43,22 @@ def other_parts() -> Iterator[Any]:
         names_of("defenses"),
         list(catalog("weights")),
         ["eval", "train", "batch_no_update"],
-        [name for name in catalog("regularisers") if name != "none"],
+        [name for name in catalog("regularizers") if name != "none"],
     ):
         is_search = row.values[0] == "dsara" and not row.marks
         yield pytest.param(*row.values, marks=pytest.mark.full) if is_search and has_search else row
         has_search |= is_search
 
 
-@pytest.mark.parametrize(("name", "weights", "attack_bn", "regulariser"), [*other_parts()])
-def test_defense_with_other_parts(name: str, weights: str, attack_bn: str, regulariser: str) -> None:
-    """Every defense passes its contract with every regulariser and every replaceable part."""
+@pytest.mark.parametrize(("name", "weights", "attack_bn", "regularizer"), [*other_parts()])
+def test_defense_with_other_parts(name: str, weights: str, attack_bn: str, regularizer: str) -> None:
+    """Every defense passes its contract with every regularizer and every replaceable part."""
     member = catalog("defenses")[name]
     settings = dict(member.smoke)
     if "weights" in member.replaceable:
         settings |= {"weights": {"name": weights, **catalog("weights")[weights].smoke}, "attack_bn": attack_bn}
-    part = {"name": regulariser, **catalog("regularisers")[regulariser].smoke}
-    defense = build(member, {**settings, "regulariser": part})
+    part = {"name": regularizer, **catalog("regularizers")[regularizer].smoke}
+    defense = build(member, {**settings, "regularizer": part})
     first_epoch = (0,)
     with_it, without_it = (defenses_promises.observed(one, first_epoch) for one in (defense, build(member, settings)))
     assert not torch.equal(with_it, without_it)

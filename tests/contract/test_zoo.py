@@ -168,7 +168,7 @@ def test_contract_lets_sound_relatives_pass(promise: Callable[[Any], None], memb
 
 
 def dead_options() -> Member:
-    """A catalogue entry for the attack with dead options, with the parameters of pgd."""
+    """A catalog entry for the attack with dead options, with the parameters of pgd."""
     pgd = catalog("attacks")["pgd"]
     parameters = {name: pgd.parameters[name] for name in ("start", "restarts")}
     return replace(pgd, name="dead", doc=zoo.HasDeadOptions.__doc__ or "", parameters=parameters, smoke={})

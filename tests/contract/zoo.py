@@ -338,7 +338,7 @@ class RestoresByRounding(Stateless):
 
 @dataclass(frozen=True)
 class UndoesTheUpdate(Stateless):
-    """Restores the old weights and so undoes steps of the optimiser."""
+    """Restores the old weights and so undoes steps of the optimizer."""
 
     @contextmanager
     def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:

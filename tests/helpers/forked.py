@@ -23,7 +23,7 @@ from robustcli.registry.catalog import FAMILIES, catalog
 
 _get_context = multiprocessing.get_context
 
-# All slow imports; torch's optimisers import the second one on first use. Every process imports this file, thus pytest.
+# All slow imports; torch's optimizers import the second one on first use. Every process imports this file, thus pytest.
 _HEAVY = [
     "pytest",
     "torch",

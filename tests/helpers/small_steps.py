@@ -28,7 +28,7 @@ def batch(number: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
     return images(COUNT, seed=30 + number, dtype=dtype), labels(COUNT, seed=40 + number)
 
 
-def labelled(number: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Labels]:
+def labeled(number: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Labels]:
     """A batch as steps take it."""
     x, y = batch(number, dtype)
     return x, Labels.of(y)

@@ -105,7 +105,7 @@ def test_uniform_numbers_are_uniform(kind: str) -> None:
     assert drawn.var().item() == pytest.approx(1 / 12, abs=5 * math.sqrt(1 / 180 / n))
     counts = torch.histc(drawn, bins=64, min=0, max=1)
     assert ((counts - n / 64) ** 2 / (n / 64)).sum() < 63 + 5 * math.sqrt(2 * 63)
-    # Neighbouring pixels and neighbouring examples are uncorrelated.
+    # Neighboring pixels and neighboring examples are uncorrelated.
     for one, other in ((drawn[..., 1:], drawn[..., :-1]), (drawn[1:], drawn[:-1])):
         assert ((one - 0.5) * (other - 0.5)).mean().abs() < 5 / 12 / math.sqrt(one.numel())
 

@@ -1,4 +1,4 @@
-"""Projected Adam against torch's optimiser with a projection after every step."""
+"""Projected Adam against torch's optimizer with a projection after every step."""
 
 from fractions import Fraction
 

@@ -81,7 +81,7 @@ def test_load_puts_weights_of_a_file_behind_their_normalization(tmp_path: Path) 
     x = torch.rand(5, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), network((x - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / 0.5))
-    with pytest.raises(RobustCliError, match="nothing says which normalisation"):
+    with pytest.raises(RobustCliError, match="nothing says which normalization"):
         robustcli.load(path, architecture=architecture, image=(3, 16, 16))
 
 

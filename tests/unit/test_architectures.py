@@ -382,7 +382,7 @@ def test_forms_b_and_c_share_weights_but_not_the_function() -> None:
 
 
 @pytest.mark.parametrize("name", ["preact_resnet18", "preact_resnet34", "preact_resnet50"])
-def test_form_a_has_all_but_the_last_normalisation(name: str) -> None:
+def test_form_a_has_all_but_the_last_normalization(name: str) -> None:
     keys = {form: set(build_weightless(name, form=form).state_dict()) for form in "abc"}
     assert keys["b"] == keys["c"]
     assert keys["b"] - keys["a"] == {
@@ -464,7 +464,7 @@ def test_any_size_and_number_of_channels(name: str, settings: dict[str, Any], si
 
 
 @pytest.mark.parametrize(("name", "settings"), SMALL)
-def test_one_example_does_not_see_its_neighbours(name: str, settings: dict[str, Any]) -> None:
+def test_one_example_does_not_see_its_neighbors(name: str, settings: dict[str, Any]) -> None:
     shape = ImageShape(3, 16, 16, 10)
     network, x = build_small(name, shape, **settings), images(shape, count=3)
     torch.testing.assert_close(network(x)[1:2], network(x[1:2]), atol=1e-5, rtol=1e-4)

@@ -114,7 +114,7 @@ def test_switching_one_off_leaves_the_others_as_they_were() -> None:
     assert torch.equal(both[both > 0], without_cutout[both > 0])
 
 
-def test_every_crop_both_flips_and_every_centre_occur() -> None:
+def test_every_crop_both_flips_and_every_center_occur() -> None:
     n = 4000
     x = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(n, 1, 8, 8)
     crops = augment(x, zero_padded(crop=2, pad_mode="reflect"), _noise(0))[:, 0, 4, 4]

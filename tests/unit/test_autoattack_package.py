@@ -288,7 +288,7 @@ class TestAutoAttack:
 
     def test_one_dynamic_model_does_not_mark_the_next(self, small: list[Small]) -> None:
         class Dynamic(nn.Module):
-            """Computes a gradient in every forward, like defences that optimise at test time."""
+            """Computes a gradient in every forward, like defenses that optimize at test time."""
 
             def __init__(self) -> None:
                 super().__init__()

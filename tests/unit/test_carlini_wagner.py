@@ -24,7 +24,7 @@ WIDE = ThreatModel("l2", Fraction(100))
 
 
 def linear(classes: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A linear model in double precision whose boundaries all meet in the grey image."""
+    """A linear model in double precision whose boundaries all meet in the gray image."""
     model = linear_net(64, classes, seed=4, dtype=torch.float64)
     weight: Tensor = model[1].weight.detach()  # type: ignore[index]
     bias: Tensor = model[1].bias.detach()  # type: ignore[index]
@@ -64,7 +64,7 @@ def test_distance_to_a_linear_boundary_is_nearly_exact(classes: int) -> None:
     assert (predictions(model, x_adv) != y).all()
     found = WIDE.size(x_adv - x)
     assert (found >= exact * (1 - 1e-9)).all()
-    # Not exact below a step's length: 0.003 in w is 0.0015 in each of 64 grey pixels.
+    # Not exact below a step's length: 0.003 in w is 0.0015 in each of 64 gray pixels.
     assert (found <= exact * 1.02 + 0.4 * 0.0015 * 8).all()
 
 

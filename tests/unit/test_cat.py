@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_steps import COUNT, LINF, batch, counted, labelled
+from small_steps import COUNT, LINF, batch, counted, labeled
 from torch import nn
 
 from robustcli.attacks.none import NoAttack
@@ -35,7 +35,7 @@ def trace(settings: MinMax, model: nn.Module) -> tuple[list[int], list[float]]:
     for update in range(EPOCHS * PER_EPOCH):
         with counted(model) as passes:
             model.zero_grad()
-            metrics = step(*labelled(update % PER_EPOCH), LINF, Progress(update, PER_EPOCH, EPOCHS))
+            metrics = step(*labeled(update % PER_EPOCH), LINF, Progress(update, PER_EPOCH, EPOCHS))
         taken = int(metrics["attack_steps"])
         assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (taken + 1, taken, taken, 1)
         steps.append(taken)
@@ -69,7 +69,7 @@ def test_with_steps_that_cannot_rise_it_is_pgd_at() -> None:
     for settings, model in ((cat(steps=3, first_steps=3), curricular), (pgd_at(steps=3), usual)):
         step = started(settings, model)
         for update in range(4):
-            step(*labelled(update), LINF, Progress(update, PER_EPOCH, EPOCHS))
+            step(*labeled(update), LINF, Progress(update, PER_EPOCH, EPOCHS))
     assert all(torch.equal(a, b) for a, b in zip(curricular.parameters(), usual.parameters(), strict=True))
 
 
@@ -111,7 +111,7 @@ def test_resume_after_any_update_changes_nothing(saved_after: int) -> None:
         found = []
         for update in updates:
             step.rng.reseed(0, "attack", update)  # type: ignore[attr-defined]
-            metrics = step(*labelled(update), LINF, Progress(update, PER_EPOCH, EPOCHS))
+            metrics = step(*labeled(update), LINF, Progress(update, PER_EPOCH, EPOCHS))
             found.append({name: float(value) for name, value in metrics.items()})
         return found, deepcopy(step.state_dict())
 
@@ -130,4 +130,4 @@ def test_what_cannot_rise_is_refused() -> None:
         cat(steps=2, first_steps=3)
     step = started(replace(cat(), attack=NoAttack()), conv_net())
     with pytest.raises(RobustCliError, match="its steps changes during training, and NoAttack has none"):
-        step(*labelled(), LINF, Progress(0, 1, 1))
+        step(*labeled(), LINF, Progress(0, 1, 1))

@@ -283,7 +283,7 @@ def test_certificates_of_an_interrupted_evaluation_are_not_computed_again(tmp_pa
 
 
 class Halves(nn.Module):
-    """Two classes on both sides of a plane through grey, at which distances are those of the mean to 1/2."""
+    """Two classes on both sides of a plane through gray, at which distances are those of the mean to 1/2."""
 
     def forward(self, x: Tensor) -> Tensor:
         lead = (x - 0.5).flatten(1).sum(1) / x[0].numel() ** 0.5

@@ -44,14 +44,14 @@ def test_an_accuracy_above_chance_is_trusted() -> None:
 
 
 @pytest.mark.parametrize("shift", [1, -1, 3])
-def test_shifted_labels_are_recognised(shift: int) -> None:
+def test_shifted_labels_are_recognized(shift: int) -> None:
     x, y = examples()
     for result in assessed(Reads(), x, (y + shift) % CLASSES):
         assert result.verdict == "SUSPECT"
         assert f"on {COUNT} images the prediction is the label {-shift:+d}" in result.suspicions[0]
 
 
-def test_nearly_black_images_are_recognised() -> None:
+def test_nearly_black_images_are_recognized() -> None:
     x, y = examples()
     for result in assessed(Reads(), (x > 2).float() / 255, y):
         assert "nearly black" in result.suspicions[0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.branches import Branched
-from robustcli.architectures.channel_gates import ChannelGate, Mask, Probe, gates_of, labelled, with_probes
+from robustcli.architectures.channel_gates import ChannelGate, Mask, Probe, gates_of, labeled, with_probes
 from robustcli.architectures.cifs import cifs as cifs_network
 from robustcli.architectures.features import with_features
 from robustcli.architectures.small_cnn import small_cnn
@@ -71,10 +71,10 @@ def test_a_gate_uses_the_label_in_training_and_its_prediction_otherwise() -> Non
     y = torch.tensor([0, 1, 2, 3])
     with torch.no_grad():
         assert torch.allclose(gate(z), z * (rows[first] + rows[second]).softmax(1)[:, :, None, None])
-        with labelled(gate, y):
+        with labeled(gate, y):
             assert torch.allclose(gate(z), z * (rows[y] + rows[second]).softmax(1)[:, :, None, None])
         # The second class may be the label itself.
-        with labelled(gate, second):
+        with labeled(gate, second):
             assert torch.allclose(gate(z), z * (2 * rows[second]).softmax(1)[:, :, None, None])
         assert torch.allclose(gate(z), z * (rows[first] + rows[second]).softmax(1)[:, :, None, None]), "forgotten"
 
@@ -174,7 +174,7 @@ def test_joint_loss_is_its_formula(beta: float) -> None:
     network = gated_net(dtype=torch.float64).eval()
     x, y, x_adv = images(4, dtype=torch.float64), labels(4), images(4, seed=5, dtype=torch.float64)
     with torch.no_grad():
-        with labelled(network, y):
+        with labeled(network, y):
             logits, probes = with_probes(network, x_adv)
         assert len(probes) == 2
         each = F.cross_entropy(logits, y) + beta / 2 * sum(F.cross_entropy(said, y) for said in probes)
@@ -261,6 +261,6 @@ def test_with_gates_that_weigh_nothing_and_no_probes_it_is_pgd_at() -> None:
 def test_an_error_leaves_no_labels_behind() -> None:
     network, x, y = gated_net().eval(), images(4), labels(4)
     before = network(x)
-    with pytest.raises(RuntimeError), labelled(network, y):
+    with pytest.raises(RuntimeError), labeled(network, y):
         with_probes(network, images(4, channels=3))
     assert same([network(x)], [before])

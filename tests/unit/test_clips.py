@@ -56,18 +56,18 @@ def test_no_single_frame_tells_the_class() -> None:
             assert float(ink.mean(axis).max() / ink.mean()) < 1.3
 
 
-def test_the_order_of_frames_counts_and_colours_are_those_of_their_frame() -> None:
+def test_the_order_of_frames_counts_and_colors_are_those_of_their_frame() -> None:
     torch.manual_seed(0)
     network = clip_resnet(SHAPE, width=4, stages=2).eval()
     x = torch.rand(2, 8, 16, 16)
     assert not torch.allclose(network(x), network(x.flip(1)))
-    coloured = clip_resnet(ImageShape(6, 8, 8, 3), frames=2, width=4, stages=1).eval()
+    colored = clip_resnet(ImageShape(6, 8, 8, 3), frames=2, width=4, stages=1).eval()
     seen = []
-    hook = coloured.get_submodule("conv1").register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    hook = colored.get_submodule("conv1").register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     x = torch.rand(2, 6, 8, 8)
-    coloured(x)
+    colored(x)
     hook.remove()
-    # (n, colours, frames, h, w): the third channel is the last colour of the first frame.
+    # (n, colors, frames, h, w): the third channel is the last color of the first frame.
     assert torch.equal(seen[0][:, 2, 0], x[:, 2])
     assert torch.equal(seen[0][:, 0, 1], x[:, 3])
 

@@ -35,7 +35,7 @@ def generators(count: int = 1, first: int = 0) -> list[Generator]:
 
 
 def photo(channels: int = 3, height: int = 32, width: int = 32, count: int = 1) -> Array:
-    """Smooth images in steps of 1/255, with colours of every hue and with black, white and grey."""
+    """Smooth images in steps of 1/255, with colors of every hue and with black, white and gray."""
     i, j = np.meshgrid(np.linspace(0, 3, height), np.linspace(0, 2, width), indexing="ij")
     layers = [[0.5 + 0.5 * np.sin(i * (c + 1) + j + n) for c in range(channels)] for n in range(count)]
     x = np.round(np.array(layers) * 255) / 255
@@ -164,7 +164,7 @@ def test_snow_whitens_and_falls_twice() -> None:
     assert np.allclose(sharp[0, 0], drawn + drawn[::-1, ::-1])
 
 
-def test_zoom_flattens_a_slope_around_the_centre() -> None:
+def test_zoom_flattens_a_slope_around_the_center() -> None:
     height, width = 20, 15
     slope = np.arange(width) - (width - 1) / 2
     x = np.broadcast_to(slope, (1, 1, height, width)).copy()
@@ -181,8 +181,8 @@ def test_an_affine_map_takes_planes_to_planes() -> None:
     inner = moved[:, 8:-8, 8:-8]
     for axis in (1, 2):
         assert np.abs(np.diff(inner, 2, axis)).max() < 1e-9
-    third, centre = side // 3, side // 2
-    corners = centre + third * np.array([[1, 1], [-1, 1], [-1, -1]])
+    third, center = side // 3, side // 2
+    corners = center + third * np.array([[1, 1], [-1, 1], [-1, -1]])
     after = corners + generators()[0].uniform(-0.08 * side, 0.08 * side, (3, 2))
     # The plane through `inner` is continued to where each corner has gone; the corner's own place is found there.
     steps = np.array([np.diff(inner, 1, 1)[:, 0, 0], np.diff(inner, 1, 2)[:, 0, 0]])
@@ -305,8 +305,8 @@ def test_an_even_image_stays_even(name: str) -> None:
         assert np.allclose(corrupted(x, name, severity, generators()), x)
 
 
-def test_saturation_needs_colours() -> None:
-    with pytest.raises(RobustCliError, match=r"saturate: takes colour images \(3 channels\), not 1"):
+def test_saturation_needs_colors() -> None:
+    with pytest.raises(RobustCliError, match=r"saturate: takes color images \(3 channels\), not 1"):
         corrupted(photo(1), "saturate", 1, generators())
 
 
@@ -341,7 +341,7 @@ def test_by_default_all_kinds_count_but_the_further_ones() -> None:
     model, x, y = linear_net(64).eval(), images(2), torch.zeros(2, dtype=torch.int64)
     noise = IndexedNoise(0, torch.arange(2))
     rows = Corruptions(severities=(1,))(model, x, y, ThreatModel("linf", Fraction(0)), noise)["rows"]
-    # Saturation needs colour images, so it is not among them.
+    # Saturation needs color images, so it is not among them.
     assert [row["kind"] for row in rows] == list(KINDS)[:14]
 
 

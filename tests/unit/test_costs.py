@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from small_steps import COUNT, LINF, batch, labelled, progress
+from small_steps import COUNT, LINF, batch, labeled, progress
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -37,7 +37,7 @@ from robustcli.defenses.rs_fgsm import rs_fgsm
 from robustcli.defenses.score import score
 from robustcli.defenses.trades import trades
 from robustcli.measuring.passes import PassCounter, passes_by_kind
-from robustcli.optimization.regularisers.grad_norm import GradNorm
+from robustcli.optimization.regularizers.grad_norm import GradNorm
 from robustcli.optimization.weights.awp import Awp
 from robustcli.optimization.weights.sam import Sam
 from robustcli.promises.costs import costs_at_most_what_it_declares, costs_what_it_declares
@@ -106,7 +106,7 @@ ROWS = {
     "half_half": Row(half_half(), 26),
     "score": Row(score(), 27),
     "sam": Row(replace(natural(), weights=Sam()), 6),
-    "grad_norm": Row(replace(natural(), regulariser=GradNorm()), 3 + 6),
+    "grad_norm": Row(replace(natural(), regularizer=GradNorm()), 3 + 6),
     "dynamic_at": Row(dynamic_at(max_criterion=0.0), 23),
     "multi_norm, average": Row(against("average"), 3 * 20 + 3 * 3),
     "multi_norm, max": Row(against("max"), 3 * 20 + 3 + 3),
@@ -126,7 +126,7 @@ def test_units_of_an_update(name: str) -> None:
     row = ROWS[name]
     model, step = started(row.defense)
     with passes_by_kind(model) as passes:
-        step(*labelled(), LINF, progress())
+        step(*labeled(), LINF, progress())
     assert units_of(passes) == row.units
     assert row.published in (None, row.units) or row.why
 
@@ -165,24 +165,24 @@ def test_an_update_costs_at_least_what_is_declared(name: str) -> None:
     ("family", "name"),
     [
         (family, name)
-        for family in ("weights", "regularisers")
+        for family in ("weights", "regularizers")
         for name, member in catalog(family).items()
         if member.passes
     ],
 )
 def test_parts_add_the_declared_cost(family: str, name: str, base: str) -> None:
-    """In the second update: before the first one a regulariser may look at the shapes of the layers."""
+    """In the second update: before the first one a regularizer may look at the shapes of the layers."""
     member = catalog(family)[name]
     assert member.passes
     found = []
     for part in (name, "none"):
         own = {"name": part, **(member.smoke if part == name else {})}
-        field = "weights" if family == "weights" else "regulariser"
+        field = "weights" if family == "weights" else "regularizer"
         chosen = Checker().chosen(Family("defenses"), {"name": base, field: own}, ())
         model, step = started(instantiate(chosen))
-        step(*labelled(), LINF, progress())
+        step(*labeled(), LINF, progress())
         with passes_by_kind(model) as passes:
-            step(*labelled(1), LINF, progress(1))
+            step(*labeled(1), LINF, progress(1))
         found.append(asdict(passes.per_image(COUNT)))
     batches = found[1]["weight_gradients"] if family == "weights" else 1
     added = [found[0][kind] - found[1][kind] for kind in found[0]]
@@ -194,7 +194,7 @@ def test_units_of_hat_with_its_helper_from_a_file(tmp_path: Path) -> None:
     Checkpoint(spec="", weights=conv_net().state_dict()).write(path)
     model, step = started(hat(helper=str(path)))
     with passes_by_kind(model) as passes:
-        step(*labelled(), LINF, progress())
+        step(*labeled(), LINF, progress())
     assert units_of(passes) == 31
 
 

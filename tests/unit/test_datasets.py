@@ -259,13 +259,13 @@ def test_other_sizes_become_their_central_square(tmp_path: Path) -> None:
 
 def test_val_stands_for_test_and_other_modes_become_rgb(tmp_path: Path) -> None:
     root = _write_folder(tmp_path, parts=("train", "val"), suffix=".JPEG")
-    grey = _pixels(8, 8)
-    Image.fromarray(grey).save(root / "train" / "cat" / ".hidden.png")
-    Image.fromarray(grey).save(root / "train" / "cat" / "-.png")
+    gray = _pixels(8, 8)
+    Image.fromarray(gray).save(root / "train" / "cat" / ".hidden.png")
+    Image.fromarray(gray).save(root / "train" / "cat" / "-.png")
     source = image_folder(root=str(root), size=8)
     assert len(source.train.labels) == 13
     assert source.decode == "JPEG"
-    assert np.array_equal(source.train.read(torch.tensor([0]))[0, 2].numpy(), grey)
+    assert np.array_equal(source.train.read(torch.tensor([0]))[0, 2].numpy(), gray)
 
 
 def test_the_fingerprint_sees_names_and_sizes(tmp_path: Path) -> None:
@@ -340,8 +340,8 @@ def test_npz_reads_images_with_and_without_channels(tmp_path: Path) -> None:
     assert source.test.labels.tolist() == [2, 1, 0]
     assert source.classes == ["0", "1", "2"]
     assert source.mean == pytest.approx((arrays["x_train"] / 255).mean((0, 1, 2)))
-    grey = npz(path=_saved(tmp_path, _arrays(x_train=_pixels(6, 4, 5), x_test=_pixels(3, 4, 5))))
-    assert _held(grey.train).images.shape == (6, 1, 4, 5)
+    gray = npz(path=_saved(tmp_path, _arrays(x_train=_pixels(6, 4, 5), x_test=_pixels(3, 4, 5))))
+    assert _held(gray.train).images.shape == (6, 1, 4, 5)
 
 
 def test_npz_names_classes_missing_from_the_train_part(tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_two_folders_of_one_part_that_only_look_different_are_refused(tmp_path: 
             image_folder(read, root=str(tmp_path), size=8)  # type: ignore[arg-type]
 
 
-def test_rgb_of_16_bits_is_refused_as_grey_of_16_bits_is(tmp_path: Path) -> None:
+def test_rgb_of_16_bits_is_refused_as_gray_of_16_bits_is(tmp_path: Path) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 

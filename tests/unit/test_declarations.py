@@ -116,7 +116,7 @@ def test_another_package_can_bring_the_architecture_that_its_defense_trains(tmp_
 
 
 @pytest.mark.slow
-def test_another_package_can_recognise_weights_of_its_architecture(tmp_path: Path) -> None:
+def test_another_package_can_recognize_weights_of_its_architecture(tmp_path: Path) -> None:
     suggested = """
 def suggested(tensors):
     return {"width": len(tensors["0.weight"])} if "0.weight" in tensors else None
@@ -203,7 +203,7 @@ def test_every_declaration_is_documented_and_made_by_some_member() -> None:
 
 def test_checks_of_specs_name_no_member() -> None:
     """Checks of a spec use declarations of members instead of their names."""
-    families = ("attacks", "defenses", "architectures", "datasets", "mixers", "regularisers")
+    families = ("attacks", "defenses", "architectures", "datasets", "mixers", "regularizers")
     names = {name for family in families for name in catalog(family)} - {"none"}
     for path in (*(OURS / "specs").glob("*guards.py"), OURS / "specs/pairing.py", OURS / "specs/sizes.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ in_every_norm = pytest.mark.parametrize("norm", NORMS)
 
 
 def linear(classes: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A linear model in double precision whose boundaries all meet in the grey image."""
+    """A linear model in double precision whose boundaries all meet in the gray image."""
     model = linear_net(64, classes, seed=4, dtype=torch.float64)
     weight: Tensor = model[1].weight.detach()  # type: ignore[index]
     bias: Tensor = model[1].bias.detach()  # type: ignore[index]
@@ -56,7 +56,7 @@ def test_the_box_bends_the_way(norm: Norm) -> None:
     """With two classes and pixels on the border, the distance is slightly above a general solver's."""
     model, weight, bias = linear(2)
     with torch.no_grad():
-        # Far enough from the grey image that pixels run into the box on the way.
+        # Far enough from the gray image that pixels run into the box on the way.
         bias[0] += 1
     x = images(12, dtype=torch.float64)
     y = predictions(model, x)

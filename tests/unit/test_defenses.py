@@ -89,7 +89,7 @@ def test_only_attacked_defenses_aim_at_robustness() -> None:
     assert replace(natural(), attack=Pgd()).is_adversarial
 
 
-def test_single_step_defenses_are_recognised_by_their_attack() -> None:
+def test_single_step_defenses_are_recognized_by_their_attack() -> None:
     single = {name for name in DEFENSES if not catalog("defenses")[name].given and DEFENSES.get(name)().is_single_step}
     # Curriculum training begins with one.
     assert single == {"fgsm", "rs_fgsm", "n_fgsm", "grad_align", "free", "cat"}

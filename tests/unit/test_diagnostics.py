@@ -181,7 +181,7 @@ def test_restarts_of_one_try_are_refused() -> None:
 
 def test_classes_are_counted_one_by_one() -> None:
     model, x, y = linear_case()
-    # A third class that no image has and no logit favours.
+    # A third class that no image has and no logit favors.
     weight, bias = weights_of(model)
     wide = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 3)).double()
     with torch.no_grad():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, batch, counted, labelled, same, tracked, train
+from small_steps import LINF, batch, counted, labeled, same, tracked, train
 from torch import Tensor, nn
 
 from robustcli.attacks.losses import kl_divergence
@@ -25,7 +25,7 @@ def stream(seed: int = 0) -> StreamNoise:
 
 
 def started(**settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
-    """A model, its optimiser and the running loss."""
+    """A model, its optimizer and the running loss."""
     model = conv_net(dtype=torch.float64).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     loss = dial(**settings).loss
@@ -189,6 +189,6 @@ def test_a_step_costs_its_attack_and_two_branches(base: Any, with_awp: bool) -> 
 def test_what_the_head_tells_is_recorded() -> None:
     model = conv_net().train()
     step = dial().start(model, torch.optim.SGD(model.parameters(), lr=0.1), stream())
-    metrics = step(*labelled(), LINF, Progress(0, 4, 10))
+    metrics = step(*labeled(), LINF, Progress(0, 4, 10))
     assert set(metrics) == {"loss", "domain_natural", "domain_adversarial"}
     assert all(0 <= metrics[name] <= 1 for name in ("domain_natural", "domain_adversarial"))

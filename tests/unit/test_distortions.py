@@ -1,4 +1,4 @@
-"""Stretched crops, rotations and colours against formulas and Pillow."""
+"""Stretched crops, rotations and colors against formulas and Pillow."""
 
 from dataclasses import replace
 from functools import partial
@@ -89,7 +89,7 @@ def test_a_turn_is_pillows() -> None:
     assert found[0, 0, 0, 0] == 0, "what comes from beyond the image"
 
 
-def test_colours_are_pillows() -> None:
+def test_colors_are_pillows() -> None:
     """Pillow rounds to whole levels after every step; floats do not."""
     chance = chances()
     found = distorted(WIDE, zero_padded(jitter=0.5), chance)
@@ -102,7 +102,7 @@ def test_colours_are_pillows() -> None:
         assert (to_tensor(image) - after).abs().max() < 0.02
 
 
-def test_grey_images_keep_their_saturation() -> None:
+def test_gray_images_keep_their_saturation() -> None:
     x = images(6)
     found = [distorted(x, zero_padded(jitter=0.5), chances(saturation=value)) for value in (0.0, 0.9)]
     torch.testing.assert_close(found[0], found[1])

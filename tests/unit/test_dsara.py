@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, batch, labelled, progress
+from small_steps import LINF, batch, labeled, progress
 from small_training import Recorder, loop_of, small_data, training_of
 from torch import Tensor, nn
 
@@ -248,14 +248,14 @@ def test_shares_require_gradients_only_during_their_update() -> None:
     model, step = started()
     alphas = list(supernet_of(model).alphas.values())
     for _ in range(2):
-        step(*labelled(), LINF, LATE)
+        step(*labeled(), LINF, LATE)
         assert not any(alpha.requires_grad for alpha in alphas)
         assert all(alpha.grad is None for alpha in alphas)
 
 
 def test_the_skipped_share_is_reported() -> None:
     model, step = started(alpha_lr=1e-30)
-    said = step(*labelled(), LINF, progress())
+    said = step(*labeled(), LINF, progress())
     rows = torch.cat([shares[:, 2] for shares in supernet_of(model).shares().values()])
     assert list(OPERATIONS)[2] == "skip"
     assert float(said["skip_share"]) == pytest.approx(float(rows.mean()))

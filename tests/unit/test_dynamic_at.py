@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_logits import ONE_HOT, Z_ADV, ce, gradients, outer
-from small_steps import LINF, batch, counted, labelled, same, train
+from small_steps import LINF, batch, counted, labeled, same, train
 from torch import Tensor
 
 from robustcli.attacks.active_set import no_early_exit
@@ -194,7 +194,7 @@ def test_a_step_costs_k_attack_steps_and_one_branch(self_weighted: bool) -> None
         model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
     )
     with no_early_exit(), counted(model) as passes:
-        step(*labelled(), LINF, Progress(4, 4, 10))
+        step(*labeled(), LINF, Progress(4, 4, 10))
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6, 5, 5, 1)
 
 

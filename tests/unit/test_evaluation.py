@@ -81,7 +81,7 @@ class TestPreflight:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda x: 2 * x - 1, r"x: pixels from -\S+ to \S+; expected \[0, 1\]: normalisation belongs inside"),
+            (lambda x: 2 * x - 1, r"x: pixels from -\S+ to \S+; expected \[0, 1\]: normalization belongs inside"),
             (lambda x: 255 * x, "expected .*0, 1"),
             (lambda x: x.masked_fill(x > 0.9, torch.nan), "pixels from nan to nan"),
             (lambda x: x.double(), r"x: torch\.float64; expected torch\.float32"),
@@ -166,7 +166,7 @@ class TestPreflight:
     @pytest.mark.parametrize(("norm", "eps"), [("linf", "1/2"), ("l2", "8"), ("l1", "18")])
     def test_a_radius_that_reaches_everything_is_a_warning(self, norm: Any, eps: str) -> None:
         model, x = Net().eval(), images(8)
-        with pytest.warns(UserWarning, match="uniform grey"):
+        with pytest.warns(UserWarning, match="uniform gray"):
             preflight(model, x, predictions(model, x), ThreatModel(norm, Fraction(eps)))
 
     def test_tensors_on_two_devices_are_refused(self) -> None:

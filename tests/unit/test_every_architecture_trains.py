@@ -97,5 +97,5 @@ def test_one_epoch_from_yaml(architecture: str, tmp_path: Path) -> None:
     (epoch,) = [json.loads(line) for line in (run.path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     # For the check on eight images.
     assert 0 <= epoch["robust"] <= epoch["clean"] <= 1
-    # Near ln 10, the loss of a well-initialised untrained network.
+    # Near ln 10, the loss of a well-initialized untrained network.
     assert 1 < epoch["loss"] < 6

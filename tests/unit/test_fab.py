@@ -25,7 +25,7 @@ in_every_norm = pytest.mark.parametrize("norm", NORMS)
 
 
 def linear(side: int = 8) -> tuple[nn.Module, Tensor, Tensor]:
-    """A linear model of five classes in double precision whose boundaries all meet in the grey image."""
+    """A linear model of five classes in double precision whose boundaries all meet in the gray image."""
     model = linear_net(side * side, 5, seed=4, dtype=torch.float64)
     weight: Tensor = model[1].weight.detach()  # type: ignore[index]
     bias: Tensor = model[1].bias.detach()  # type: ignore[index]

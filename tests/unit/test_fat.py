@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, counted, labelled, same, train
+from small_steps import LINF, counted, labeled, same, train
 from torch import Tensor
 
 from robustcli.attacks.active_set import no_early_exit
@@ -129,7 +129,7 @@ def test_a_step_costs_its_attack_and_one_branch() -> None:
     model = conv_net().train()
     step = fat(steps=5).start(model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu")))
     with no_early_exit(), counted(model) as passes:
-        metrics = step(*labelled(), LINF, Progress(0, 4, 10))
+        metrics = step(*labeled(), LINF, Progress(0, 4, 10))
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6, 5, 5, 1)
     assert set(metrics) == {"loss", "attack_steps"}
     assert 0 <= metrics["attack_steps"] < 5

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_steps import COUNT, LINF, batch, counted, labelled
+from small_steps import COUNT, LINF, batch, counted, labeled
 from torch import nn
 
 from robustcli.cli.progress import Screen
@@ -96,7 +96,7 @@ def test_resume_after_any_update_changes_nothing(saved_after: int) -> None:
         if state is not None:
             # Half of the states as earlier versions wrote them, without the name of the part.
             step.load_state_dict(state if saved_after % 2 else state["curriculum"])
-        steps = [int(step(*labelled(u), LINF, Progress(u, PER_EPOCH, 3))["attack_steps"]) for u in updates]
+        steps = [int(step(*labeled(u), LINF, Progress(u, PER_EPOCH, 3))["attack_steps"]) for u in updates]
         return steps, step.state_dict()
 
     model = conv_net()
@@ -118,5 +118,5 @@ def test_a_step_costs_its_attack_and_one_branch() -> None:
     for update, steps in enumerate([2, 3, 3]):
         with counted(model) as passes:
             model.zero_grad()
-            step(*labelled(update), LINF, Progress(update, PER_EPOCH, 3))
+            step(*labeled(update), LINF, Progress(update, PER_EPOCH, 3))
         assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (steps + 1, steps, steps, 1)

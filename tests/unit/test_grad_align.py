@@ -170,7 +170,7 @@ def test_a_large_weight_turns_the_gradients_towards_each_other() -> None:
     assert cosine_after(5.0) > cosine_after(0.0) + 0.02
 
 
-def test_the_reported_loss_lies_between_the_bounds_of_the_regulariser() -> None:
+def test_the_reported_loss_lies_between_the_bounds_of_the_regularizer() -> None:
     align = 1000.0
     _, plain = train(GradAlign(align=0), conv_net(dtype=torch.float64), updates=1)
     _, aligned = train(GradAlign(align=align), conv_net(dtype=torch.float64), updates=1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, batch, counted, labelled, progress, same, tracked, train
+from small_steps import LINF, batch, counted, labeled, progress, same, tracked, train
 from torch import nn
 
 from robustcli.attacks.losses import kl_divergence
@@ -97,7 +97,7 @@ def test_the_helper_is_the_saved_network_and_stays_it(inside: bool, tmp_path: Pa
         wrapped, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
     )
     for update in range(3):
-        step(*labelled(update), LINF, progress(update))
+        step(*labeled(update), LINF, progress(update))
     assert isinstance(step.loss, RunningHat)
     kept = step.state_dict()["loss"]["helper"]
     expected = other.state_dict()
@@ -158,7 +158,7 @@ def test_a_step_costs_trades_one_more_branch_and_one_forward_of_the_helper(
     before, calls = tracked(model), []
     step.loss.helper.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     with counted(model) as passes:
-        step(*labelled(), LINF, progress())
+        step(*labeled(), LINF, progress())
     branches = 6 if with_awp else 3
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6 + branches, 6, 5, branches)
     assert [now - then for now, then in zip(tracked(model), before, strict=True)] == [3] * 2
@@ -169,6 +169,6 @@ def test_a_step_costs_trades_one_more_branch_and_one_forward_of_the_helper(
 def test_the_accuracy_of_the_helper_is_recorded() -> None:
     model = conv_net().train()
     step = hat(steps=1).start(model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu")))
-    metrics = step(*labelled(), LINF, progress())
+    metrics = step(*labeled(), LINF, progress())
     assert set(metrics) == {"loss", "helper_accuracy"}
     assert 0 <= metrics["helper_accuracy"] <= 1

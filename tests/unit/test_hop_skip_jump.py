@@ -39,7 +39,7 @@ class Decisions(nn.Module):
 
 
 def linear() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """A linear model of two classes that meet in the grey image, images, labels and the gaps of their logits."""
+    """A linear model of two classes that meet in the gray image, images, labels and the gaps of their logits."""
     model = linear_net(64, 2, seed=4, dtype=torch.float64)
     weight: Tensor = model[1].weight.detach()  # type: ignore[index]
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_a_jump_is_halved_until_it_ends_on_the_wrong_side() -> None:
 
 
 class Ball(nn.Module):
-    """Class 1 in a ball around the grey image, class 0 outside."""
+    """Class 1 in a ball around the gray image, class 0 outside."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.one_hot(((x - 0.5).flatten(1).norm(dim=1) < 2.6).long(), 2).to(x.dtype)
@@ -170,7 +170,7 @@ def test_probes_are_closer_as_the_search_approaches_the_image(norm: Norm, monkey
 
 @in_its_norms
 def test_distance_to_a_curved_boundary_is_nearly_exact(norm: Norm) -> None:
-    """From a dark image of 64 pixels, 3.2 away from the grey one: the way to the ball is along the diagonal."""
+    """From a dark image of 64 pixels, 3.2 away from the gray one: the way to the ball is along the diagonal."""
     x, y = torch.full((8, 1, 8, 8), 0.1, dtype=torch.float64), torch.zeros(8, dtype=torch.int64)
     threat, exact = ThreatModel(norm, WIDE[norm]), {"l2": 0.6, "linf": 0.075}[norm]
     x_adv = HopSkipJump(queries=5000, keep="nearest")(Ball(), x, y, threat, noise(8))

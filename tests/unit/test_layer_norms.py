@@ -108,7 +108,7 @@ def test_large_images_have_the_norms_of_the_kernel(stride: int) -> None:
     assert row["l1"] == pytest.approx(np.max(taps), rel=1e-5)
 
 
-def test_batch_norms_and_normalisation_scale_channels() -> None:
+def test_batch_norms_and_normalization_scale_channels() -> None:
     norm = nn.BatchNorm2d(3).double()
     assert norm.running_var is not None
     with torch.no_grad():

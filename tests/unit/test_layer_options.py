@@ -143,7 +143,7 @@ def test_a_search_hands_its_layers_to_what_it_finds() -> None:
 
 def test_norms_of_means_are_one_group() -> None:
     """With two channels in a group only their order would remain."""
-    norm = Layers(norm="group").normalisation(16, of_means=True)
+    norm = Layers(norm="group").normalization(16, of_means=True)
     assert isinstance(norm, nn.GroupNorm)
     assert norm.num_groups == 1
     attention = build_weightless("sknet", width=8, norm="group").get_submodule("layer1.0.conv1.attn.bn")

@@ -188,7 +188,7 @@ def dense(layer: nn.Module, side: int) -> Tensor:
 
 
 def by_transform(x: Tensor, windowed: bool = False) -> Tensor:
-    """The low half of the centred spectrum, as published for sides that 4 divides."""
+    """The low half of the centered spectrum, as published for sides that 4 divides."""
     side = x.shape[-1]
     if windowed:
         x = F.pad(x, (0, 1, 0, 1))
@@ -387,7 +387,7 @@ def test_conv_norm_is_refused_where_padding_is_not_symmetric() -> None:
 
 @pytest.mark.parametrize(("channels", "groups"), [(64, 32), (512, 32), (160, 16), (16, 8), (4, 2), (2, 1), (3, 1)])
 def test_groups_divide_the_channels_and_hold_two(channels: int, groups: int) -> None:
-    norm = Layers(norm="group").normalisation(channels)
+    norm = Layers(norm="group").normalization(channels)
     assert isinstance(norm, nn.GroupNorm)
     assert norm.num_groups == groups
 

@@ -69,7 +69,7 @@ def external(body: nn.Module) -> ExternalNetwork:
     return ExternalNetwork(Normalize((0.0,) * channels, (1.0,) * channels), body).eval()
 
 
-def labelled(model: nn.Module, count: int = 12) -> tuple[Tensor, Tensor]:
+def labeled(model: nn.Module, count: int = 12) -> tuple[Tensor, Tensor]:
     x = images(count)
     with torch.no_grad():
         return x, model(x).argmax(1)
@@ -79,13 +79,13 @@ def labelled(model: nn.Module, count: int = 12) -> tuple[Tensor, Tensor]:
 def test_gradient_attacks_refuse_a_model_without_gradients(kind: Any) -> None:
     model = external(kind())
     with pytest.raises(EvaluationError, match=r"this network gives no gradient .*, which pgd cannot do without"):
-        evaluate("attack", {}, Attacked(attack=Pgd(steps=2)), model, *labelled(model), THREAT, 0)
+        evaluate("attack", {}, Attacked(attack=Pgd(steps=2)), model, *labeled(model), THREAT, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_attacks_by_scores_run_and_are_suspect(kind: Any) -> None:
     model = external(kind())
-    result = evaluate("attack", {}, Attacked(attack=Square(queries=5)), model, *labelled(model), THREAT, 0)
+    result = evaluate("attack", {}, Attacked(attack=Square(queries=5)), model, *labeled(model), THREAT, 0)
     assert result.verdict == "SUSPECT"
     assert any("the network gives no gradient, so none was used" in text for text in result.suspicions or ())
 
@@ -94,7 +94,7 @@ def test_attacks_by_scores_run_and_are_suspect(kind: Any) -> None:
 def test_autoattack_without_gradients_is_suspect_with_a_reason() -> None:
     model = external(NoGrad())
     evaluator = AutoAttack(attacks=("apgd-ce", "fab-t", "square"))
-    result = evaluate("autoattack", {}, evaluator, model, *labelled(model, 2), THREAT, 0)
+    result = evaluate("autoattack", {}, evaluator, model, *labeled(model, 2), THREAT, 0)
     assert [stage.name for stage in result.stages] == ["square"]
     assert result.verdict == "SUSPECT"
     assert any("so apgd-ce, fab-t could not run" in text for text in result.suspicions or ())
@@ -118,7 +118,7 @@ class FailsOnThree(Fails):
 @pytest.mark.parametrize(("kind", "words"), [(Fails, "a batch of 1 image "), (FailsOnThree, "a batch of 3 images ")])
 def test_a_network_that_fails_on_some_batches_is_an_error(kind: Any, words: str) -> None:
     model = external(kind())
-    x, y = labelled(model, 20)
+    x, y = labeled(model, 20)
     with pytest.raises(EvaluationError, match=rf"the network fails on {words}\(ValueError: not this size\)"):
         evaluate("attack", {}, Attacked(attack=Pgd(steps=2), batch_size=17), model, x, y, THREAT, 0)
 
@@ -131,7 +131,7 @@ class DependsOnLargeBatches(Around):
 
 def test_dependence_that_begins_beyond_the_probes_is_seen_in_the_batch_that_is_used() -> None:
     model = DependsOnLargeBatches().eval()
-    x, y = labelled(model, 16)
+    x, y = labeled(model, 16)
     x, y = torch.cat([x, x.flip(3)]), torch.cat([y, y])
     with pytest.raises(EvaluationError, match="in a batch of 24; accuracy would depend on the batch"):
         evaluate("clean", {}, Clean(batch_size=24), model, x, y, THREAT, 0)
@@ -141,7 +141,7 @@ def test_dependence_that_begins_beyond_the_probes_is_seen_in_the_batch_that_is_u
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_are_evaluated_with_float32_logits(dtype: torch.dtype) -> None:
     model = external(conv_net(classes=4).to(dtype))
-    x, y = labelled(model)
+    x, y = labeled(model)
     assert model(x).dtype == torch.float32
     preflight(model, x, y, THREAT)
     assert evaluate("attack", {}, Attacked(attack=Pgd(steps=2)), model, x, y, THREAT, 0).gradients > 0
@@ -172,7 +172,7 @@ class Odd(Around):
 
 def test_sparse_buffers_and_extra_state_count_as_weights() -> None:
     model = external(Odd())
-    assert evaluate("attack", {}, Attacked(attack=Pgd(steps=2)), model, *labelled(model), THREAT, 0).total == 12
+    assert evaluate("attack", {}, Attacked(attack=Pgd(steps=2)), model, *labeled(model), THREAT, 0).total == 12
     before = weights_digest(model)
     model.body.version = 4
     assert weights_digest(model) != before

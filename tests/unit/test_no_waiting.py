@@ -34,7 +34,7 @@ DEFENSES = {
 def watch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for the device is an error from the first update of an epoch to its end.
 
-    The first update may wait: it creates the optimiser's state and the compiled programs.
+    The first update may wait: it creates the optimizer's state and the compiled programs.
     """
     update, ask = train._update, train._raise_if_not_finite
 

@@ -69,14 +69,14 @@ def test_the_normalization_that_is_clearly_best_is_taken(mean: float, std: float
     found = find_normalization(behind(Reads(mean, std)), levels(), "x", usual)
     assert found.statistics == ((mean,), (std,))
     assert f"took {name} (clearly best" in found.note
-    assert "clean accuracy on 200 images by normalisation: none " in found.note
+    assert "clean accuracy on 200 images by normalization: none " in found.note
 
 
 def test_an_unclear_choice_of_normalization_is_refused() -> None:
     with pytest.raises(RobustCliError) as caught:
         find_normalization(behind(Reads(7.0, 0.01)), levels(), "net.pt")
     said = str(caught.value)
-    assert said.startswith("net.pt: nothing says which normalisation it was trained with")
+    assert said.startswith("net.pt: nothing says which normalization it was trained with")
     for option in (
         "none: --mean 0 --std 1",
         "the data set's: --mean 0.25 --std 0.125",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
 from robustcli.models.find import find_model
-from robustcli.models.key_families import recognise
+from robustcli.models.key_families import recognize
 from robustcli.models.model import ExternalModel
 from robustcli.store.results import ModelRequest
 
@@ -203,8 +203,8 @@ class Family:
     """A key family: its pattern at a small and at a published size, and their specs.
 
     Args:
-        prefix: before every name but those of the normalisation.
-        normalisation: what a normalisation saved beside the weights is called; none of them has one of its own.
+        prefix: before every name but those of the normalization.
+        normalization: what a normalization saved beside the weights is called; none of them has one of its own.
         dead: beginning of names that the network never uses.
     """
 
@@ -214,7 +214,7 @@ class Family:
     whole: Shapes
     whole_settings: Mapping[str, Any]
     prefix: str = ""
-    normalisation: tuple[str, ...] = ("mu", "sigma")
+    normalization: tuple[str, ...] = ("mu", "sigma")
     dead: str = "-"
     shared: tuple[str, ...] = field(default=())
 
@@ -228,7 +228,7 @@ FAMILIES = {
         {"width": 4},
         rn((3, 4, 6, 3), bottleneck=True),
         {},
-        normalisation=("normalizer.new_mean", "normalizer.new_std"),
+        normalization=("normalizer.new_mean", "normalizer.new_std"),
     ),
     "PRN-a": Family(
         "preact_resnet18",
@@ -246,7 +246,7 @@ FAMILIES = {
         {"form": "dm", "activation": "silu", "width": 4},
         dm_prn((2, 2, 2, 2)),
         {"form": "dm", "activation": "silu"},
-        normalisation=("mean", "std"),
+        normalization=("mean", "std"),
     ),
     "WRN": Family(
         "wide_resnet", wide(WRN, 16, 1), {"depth": 16, "widen": 1}, wide(WRN, 34, 10), {"depth": 34, "widen": 10}
@@ -265,7 +265,7 @@ FAMILIES = {
         {"depth": 16, "widen": 1, **SILU},
         wide(DM_WRN, 94, 16),
         {"depth": 94, "widen": 16, **SILU},
-        normalisation=("mean", "std"),
+        normalization=("mean", "std"),
     ),
     "PAF-WRN": Family(
         "wide_resnet",
@@ -295,7 +295,7 @@ FAMILIES = {
         {"depths": [1, 2, 1], "widths": [8, 16, 32], "stem": 4},
         ra_wrn([30, 31, 10], [216, 432, 864], 96),
         {},
-        normalisation=("mean", "std"),
+        normalization=("mean", "std"),
     ),
     "RaWRN-101-2": Family(
         "robust_arch_wide_resnet101_2",
@@ -303,7 +303,7 @@ FAMILIES = {
         {"width": 16},
         ra_resnet([7, 11, 18, 1], [512, 1024, 2016, 4032], 96, CLASSES),
         {},
-        normalisation=("normalization.mean", "normalization.std"),
+        normalization=("normalization.mean", "normalization.std"),
     ),
     "XCIT": Family(
         "xcit",
@@ -312,7 +312,7 @@ FAMILIES = {
         xcit(768, 16, 12),
         {"width": 768, "heads": 16},
         prefix="model.",
-        normalisation=("normalize.mean", "normalize.std"),
+        normalization=("normalize.mean", "normalize.std"),
     ),
 }
 of_every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
@@ -409,11 +409,11 @@ def test_every_tensor_lands(tmp_path: Path, name: str, wrap: str) -> None:
 
 @of_every_family
 @pytest.mark.parametrize("outer", ["", "module."])
-def test_every_tensor_is_loaded_with_a_normalisation_in_the_file(tmp_path: Path, family: Family, outer: str) -> None:
+def test_every_tensor_is_loaded_with_a_normalization_in_the_file(tmp_path: Path, family: Family, outer: str) -> None:
     state = drawn(family)
     file = {f"{outer}{family.prefix}{name}": tensor for name, tensor in state.items()}
     values = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
-    for name, value in zip(family.normalisation, values, strict=True):
+    for name, value in zip(family.normalization, values, strict=True):
         file[f"{outer}{name}"] = torch.tensor(value).view(1, 3, 1, 1)
     torch.save({"state_dict": file}, tmp_path / "w.pt")
     network, mean = loaded(tmp_path / "w.pt", family)
@@ -446,8 +446,8 @@ def test_one_missing_tensor_is_named(tmp_path: Path, family: Family) -> None:
 
 
 @of_every_family
-def test_its_architecture_is_recognised_by_these_names(family: Family) -> None:
-    words = recognise(drawn(family))
+def test_its_architecture_is_recognized_by_these_names(family: Family) -> None:
+    words = recognize(drawn(family))
     assert words is not None
     assert words.startswith(f"--architecture {family.architecture} ")
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 from judging import noise
-from small_steps import LINF, batch, counted, labelled, progress, same, train
+from small_steps import LINF, batch, counted, labeled, progress, same, train
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -187,7 +187,7 @@ def test_radius_0_doubles_the_loss_of_natural_training() -> None:
         natural_loss = nn.functional.cross_entropy(conv_net(dropout=0.3).train()(batch()[0]), batch()[1])
     step = pyramid_at(attack_bn="eval", **SMALL).start(model, optimizer, StreamNoise.on(CPU))
     with drawn_from(0):
-        metrics = step(*labelled(), ThreatModel("linf", Fraction(0)), progress())
+        metrics = step(*labeled(), ThreatModel("linf", Fraction(0)), progress())
     assert metrics["loss"].item() == pytest.approx(2 * natural_loss.item(), rel=1e-5)
 
 

@@ -35,14 +35,14 @@ COUNT = 12
 THREAT = ThreatModel("linf", Fraction(1, 50))
 
 
-def labelled(model: nn.Module, x: Tensor) -> Tensor:
+def labeled(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model(x).argmax(1)  # type: ignore[no-any-return]
 
 
 def assessed(evaluator: Evaluator, model: nn.Module, threat: ThreatModel = THREAT, seed: int = 0) -> Result:
     x = images(COUNT, 3)
-    return evaluate("quick", {}, evaluator, model, x, labelled(model, x), threat, seed)
+    return evaluate("quick", {}, evaluator, model, x, labeled(model, x), threat, seed)
 
 
 # The interval
@@ -155,7 +155,7 @@ class Sampled(Attacked):
 def test_in_a_worst_case_the_sample_stands_for_survivors_of_all_other_members(is_first: bool) -> None:
     """Nothing breaks in the sample, so the estimate is what the other member leaves, whatever their order."""
     model, x = conv_net(3).eval(), images(60, 3)
-    y = labelled(model, x)
+    y = labeled(model, x)
     members = [Sampled(attack=Fgsm(step_size=1e-6)), Attacked(attack=Pgd(steps=5, keep="fooled"))]
     worst_case = WorstCase(members=members if is_first else members[::-1])
     found = evaluate("worst_case", {}, worst_case, model, x, y, ThreatModel("linf", Fraction(1, 20)), 0)
@@ -173,7 +173,7 @@ def test_targets_of_a_linear_network_are_sorted_by_distance(norm: Norm, dual: fl
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 7)).double()
     x = torch.rand(9, 3, 2, 2, dtype=torch.float64)
-    y = labelled(network, x)
+    y = labeled(network, x)
     weight = network[1].weight.detach()
     logits = network(x).detach()
     found = nearest_classes(network, x, y, ThreatModel(norm, Fraction(1, 10)))
@@ -256,7 +256,7 @@ def test_gradients_that_mislead_the_cheap_attacks_are_noticed(monkeypatch: pytes
 
 def test_a_share_of_the_images_draws_no_sample() -> None:
     model, x = conv_net(3).eval(), images(8, 3)
-    evidence = gather(Quick(), model, x, labelled(model, x), THREAT, IndexedNoise(0, torch.arange(8)), is_share=True)
+    evidence = gather(Quick(), model, x, labeled(model, x), THREAT, IndexedNoise(0, torch.arange(8)), is_share=True)
     assert [stage.name for stage in evidence.stages] == ["margin"]
     assert evidence.drawn is None
 

@@ -482,10 +482,10 @@ def test_a_package_that_cannot_be_read_is_left_out_with_one_warning(tmp_path: Pa
 def test_a_package_that_fails_when_it_is_imported_is_left_out_with_a_warning(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "other_package.members", "other")
     (folder / "other_package").mkdir()
-    (folder / "other_package" / "__init__.py").write_text("raise OSError('no licence')")
+    (folder / "other_package" / "__init__.py").write_text("raise OSError('no license')")
     listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert "plugin 'other': ignored, because other_package.members fails: OSError('no licence')" in listed.stderr
+    assert "plugin 'other': ignored, because other_package.members fails: OSError('no license')" in listed.stderr
 
 
 @pytest.mark.slow

@@ -106,3 +106,36 @@ def test_stored_results_are_read_with_the_words_of_today(
 def test_the_command_line_understands_former_words() -> None:
     with pytest.warns(UserWarning, match="'attacked' is now 'attack'"):
         assert evaluator_of("attacked", {"attack": "fgsm"}).name == "attack"
+
+
+REGULARIZED = """\
+name: regularized
+data: digits
+architecture: small_cnn
+threat: {norm: linf, eps: 8/255}
+defense: {name: natural, KEY: {name: svc, clip: 1}}
+train: {epochs: 1}
+"""
+
+
+def test_the_former_key_of_regularizers_is_understood_and_keeps_the_digest(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(REGULARIZED.replace("KEY", "regulariser"), encoding="utf-8")
+    with pytest.warns(UserWarning, match="defense: 'regulariser' is now 'regularizer'"):
+        former = ExperimentSpec.read(path)
+    # Stored specs are accepted without a warning.
+    stored = ExperimentSpec.read_stored(path)
+    # Overrides with either key change the value that the spec has.
+    for key in ("regulariser", "regularizer"):
+        with pytest.warns(UserWarning, match="is now 'regularizer'"):
+            changed = ExperimentSpec.read(path, [f"defense.{key}.clip=0.5"])
+        assert changed.defense.parameters["regularizer"].parameters["clip"] == 0.5
+    path.write_text(REGULARIZED.replace("KEY", "regularizer"), encoding="utf-8")
+    spec = ExperimentSpec.read(path)
+    assert spec == former == stored
+    # Recorded with the version that had the former name.
+    assert spec.digest == "7038502a"
+    assert ExperimentSpec.read(path, ["defense.regulariser.clip=0.5"]).digest == changed.digest
+    path.write_text(REGULARIZED.replace("KEY: {", "regularizer: none, regulariser: {"), encoding="utf-8")
+    with pytest.raises(SpecError, match=r"defense\.regulariser: unknown parameter"):
+        ExperimentSpec.read(path)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, batch, counted, labelled, progress, same, tracked, train
+from small_steps import LINF, batch, counted, labeled, progress, same, tracked, train
 
 from robustcli.defenses.mart import mart
 from robustcli.defenses.natural import natural
@@ -97,5 +97,5 @@ def test_it_costs_the_loss_once_more() -> None:
         model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
     )
     with counted(model) as passes:
-        step(*labelled(), LINF, progress())
+        step(*labeled(), LINF, progress())
     assert (passes.forwards, passes.input, passes.weight) == (7, 5, 2)

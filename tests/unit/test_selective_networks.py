@@ -24,7 +24,7 @@ from torchvision import models
 from torchvision.models.regnet import BlockParams
 
 from robustcli.architectures import ImageShape
-from robustcli.architectures.quantised_stages import on_the_line
+from robustcli.architectures.quantized_stages import on_the_line
 from robustcli.errors import RobustCliError
 
 # The line of each network: depth, w0, wa, wm, group width.

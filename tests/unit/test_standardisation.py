@@ -1,4 +1,4 @@
-"""Images normalised one by one: the formula, its gradient, flat images, and what is built and stored with it."""
+"""Images normalized one by one: the formula, its gradient, flat images, and what is built and stored with it."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from robustcli.workflows.train import run_experiment
 SHAPE = ImageShape(3, 8, 8, 10)
 CHOSEN = MemberSpec("architectures", "small_cnn", {"width": 4, "hidden": 8}, ArchitectureOptions(normalize="per_image"))
 SPEC = """
-name: standardised
+name: standardized
 data: {name: digits, train_size: 64}
 architecture: {name: small_cnn, width: 4, hidden: 8, normalize: per_image}
 threat: {norm: linf, eps: 0.1}
@@ -112,7 +112,7 @@ def test_norms_of_layers_have_no_product_where_images_set_the_scale() -> None:
     assert found[Normalize]["products"]["linf"] is not None
 
 
-def test_an_attack_moves_what_is_standardised() -> None:
+def test_an_attack_moves_what_is_standardized() -> None:
     network = Network(Standardize(), conv_net(3)).eval()
     x = images(4, channels=3).requires_grad_()
     (grad,) = torch.autograd.grad(F.cross_entropy(network(x), torch.arange(4)), x)

@@ -45,7 +45,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
     weights, others = (Checkpoint.read(path).weights for path in (first, second))
     for name, _ in build("xcit").named_parameters():
         assert torch.allclose(others[name], weights[name], rtol=0, atol=1e-6), name
-    assert others["normalize.std"] == 1 != weights["normalize.std"], "the normalisation is that of its own spec"
+    assert others["normalize.std"] == 1 != weights["normalize.std"], "the normalization is that of its own spec"
     alone = Checkpoint.read(trained(tmp_path, "alone", "weight_decay: 0")).weights
     assert not torch.allclose(alone["body.head.weight"], weights["body.head.weight"], atol=1e-3)
 

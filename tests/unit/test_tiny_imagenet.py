@@ -18,7 +18,7 @@ def _image(path: Path, level: int) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes, with the boxes, lists and unlabelled test part of the original."""
+    """Two classes, with the boxes, lists and unlabeled test part of the original."""
     for label, name in enumerate(("n01", "n02")):
         for number in range(3):
             _image(tmp_path / "train" / name / "images" / f"{name}_{number}.JPEG", 100 * label)

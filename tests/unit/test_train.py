@@ -553,7 +553,7 @@ def test_bf16_keeps_weights_and_logits_in_single_precision() -> None:
 @pytest.mark.parametrize(
     "defense", [pgd_at(steps=2), replace(trades(steps=2), weights=Awp())], ids=["pgd_at", "trades"]
 )
-def test_bf16_training_keeps_single_precision_weights_and_optimiser(defense: MinMax) -> None:
+def test_bf16_training_keeps_single_precision_weights_and_optimizer(defense: MinMax) -> None:
     settings = replace(SETTINGS, precision="bf16", epochs=1)
     noise = StreamNoise.on(CPU)
     training = training_of(settings, defense, noise=noise)
@@ -613,7 +613,7 @@ def test_evaluating_restores_the_mode_of_every_part() -> None:
     assert [module for module in network.modules() if not module.training] == [frozen]
 
 
-# Clipping, which belongs to the optimiser that a run makes.
+# Clipping, which belongs to the optimizer that a run makes.
 
 TINY = """
 name: clipped

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.models.key_families import recognise
+from robustcli.models.key_families import recognize
 from robustcli.models.script import is_torchscript
 from robustcli.models.weights_file import Weights, read_weights
 from robustcli.models.weights_fit import filled
@@ -175,7 +175,7 @@ def test_published_names_are_loaded_through_any_wrapping(
 def test_what_a_network_is_can_be_read_from_its_weights(
     name: str, settings: dict[str, Any], keys: tuple[str, ...]
 ) -> None:
-    words = recognise(made(name, settings).state_dict())
+    words = recognize(made(name, settings).state_dict())
     assert words is not None
     architecture, *overrides = words.removeprefix("--architecture ").split()
     assert architecture == name
@@ -183,18 +183,18 @@ def test_what_a_network_is_can_be_read_from_its_weights(
     assert {key: yaml.safe_load(value) for key, value in pairs} == settings
 
 
-def test_other_networks_are_not_recognised() -> None:
-    assert recognise(made("small_cnn", {}).state_dict()) is None
-    assert recognise({}) is None
+def test_other_networks_are_not_recognized() -> None:
+    assert recognize(made("small_cnn", {}).state_dict()) is None
+    assert recognize({}) is None
     odd = {"conv1.weight": torch.zeros(4, 3, 3, 3), "layer1.0.conv1.weight": torch.zeros(4, 4, 3, 3)}
-    assert recognise(odd) is None  # one block in one stage
+    assert recognize(odd) is None  # one block in one stage
     distilled = {**made("vit", {"width": 64, "heads": 1, "depth": 1, "patch": 4}).state_dict(), "dist_token": odd}
-    assert recognise(distilled) is None  # type: ignore[arg-type]
+    assert recognize(distilled) is None  # type: ignore[arg-type]
 
 
-def test_torchvisions_networks_are_recognised_by_their_classifier() -> None:
+def test_torchvisions_networks_are_recognized_by_their_classifier() -> None:
     network = ARCHITECTURES.get("torchvision")(ImageShape(3, 64, 64, 5), model="resnet50")
-    assert recognise(network.state_dict()) == "--architecture torchvision architecture.model=resnet50"
+    assert recognize(network.state_dict()) == "--architecture torchvision architecture.model=resnet50"
 
 
 def test_a_dead_stage_of_old_wide_networks_is_left_out(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
         ("", "1.", ("0.mean", "0.std")),
     ],
 )
-def test_a_normalisation_saved_with_the_weights_is_found(
+def test_a_normalization_saved_with_the_weights_is_found(
     tmp_path: Path, prefix: str, inner: str, keys: tuple[str, str]
 ) -> None:
     network = made("wide_resnet", {"depth": 10, "widen": 1, "form": "deepmind"})
@@ -238,14 +238,14 @@ def test_a_normalisation_saved_with_the_weights_is_found(
     assert body.source == "saved in w.pt"
 
 
-def test_a_mean_without_std_is_no_normalisation(tmp_path: Path) -> None:
+def test_a_mean_without_std_is_no_normalization(tmp_path: Path) -> None:
     state = {**made("small_cnn", {"width": 4}).state_dict(), "mean": torch.zeros(3)}
     weights = read_weights(saved(tmp_path / "w.pt", state))
     assert "1 not in the network: mean [3]" in refusal(filled, made("small_cnn", {"width": 4}), weights, "small_cnn")
 
 
-class Normalised(nn.Module):
-    """A network that contains a normalisation and a wrapper."""
+class Normalized(nn.Module):
+    """A network that contains a normalization and a wrapper."""
 
     mean: Tensor
 
@@ -262,10 +262,10 @@ class Normalised(nn.Module):
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_what_the_network_itself_has_is_not_taken_for_wrapping(tmp_path: Path, prefix: str) -> None:
-    network = Normalised()
+    network = Normalized()
     network.mean.fill_(0.125)
     state = {f"{prefix}{key}": tensor for key, tensor in network.state_dict().items()}
-    body = filled(Normalised(), read_weights(saved(tmp_path / "w.pt", state)), "mine")
+    body = filled(Normalized(), read_weights(saved(tmp_path / "w.pt", state)), "mine")
     require_equal(body.network, network)
     assert body.mean is None
 

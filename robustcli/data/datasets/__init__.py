@@ -38,7 +38,7 @@ class Crops:
 
 
 class Split(Protocol):
-    """Labelled images, read by number.
+    """Labeled images, read by number.
 
     Args:
         labels: labels (n,), int64 on the CPU.
@@ -87,7 +87,7 @@ class Source:
     Args:
         train, test: published parts; `prepare` takes validation images from train.
         classes: names of the classes, in the order of the labels.
-        mean: mean per channel of pixels in [0, 1], for the normalisation; empty if only the test part was read.
+        mean: mean per channel of pixels in [0, 1], for the normalization; empty if only the test part was read.
         std: standard deviation per channel; empty if only the test part was read.
         decode: decoding of the files if it changes pixels, such as "JPEG"; "" if exact.
         classes_are_known: there are no other classes. False if they are inferred from labels, where classes may be

@@ -22,7 +22,7 @@ _PUBLISHED = {
     "cifar100", fixed={"count": 100}, image=(3, 32, 32), classes=100, train_images=50_000, test_images=10_000
 )
 def cifar(*, count: Literal[10, 100], root: str = "data", download: bool = False) -> Source:
-    """CIFAR-{count}: photographs of 32 x 32 colour pixels in {count} classes, 50,000 to train and 10,000 to test.
+    """CIFAR-{count}: photographs of 32 x 32 color pixels in {count} classes, 50,000 to train and 10,000 to test.
 
     Args:
         count: number of classes.

@@ -16,7 +16,7 @@ _TEST_SIZE = 360
 
 @DATASETS.register("digits", image=(1, 8, 8), classes=10, train_images=1_437, test_images=360)
 def digits() -> Source:
-    """1,797 handwritten digits of 8 x 8 pixels with 17 grey levels, included in scikit-learn (no download).
+    """1,797 handwritten digits of 8 x 8 pixels with 17 gray levels, included in scikit-learn (no download).
 
     Pixels are v / 16, exact in float32. The split belongs to this project, because scikit-learn has none: in the order
     of `numpy.random.RandomState(0).permutation(1797)` the first 360 images are for testing and the other 1,437 for

@@ -33,7 +33,7 @@ def image_folder(
     one fixed random order, so that the first n of them are a fair sample. Mean and std are those of the train images,
     or of the first 1,000 in a fixed random order if images are not kept in memory. An evaluation reads only the test
     images that it needs, and the class names of the train part if there is one. TinyImageNet is read as published:
-    images in train/<class>/images and val/images, with the classes in val/val_annotations.txt; its unlabelled test part
+    images in train/<class>/images and val/images, with the classes in val/val_annotations.txt; its unlabeled test part
     is ignored. `robust pack` converts a folder into a few files that are read much faster.
 
     Args:

@@ -15,10 +15,10 @@ _FILES = (
 
 @DATASETS.register("mnist", image=(1, 28, 28), classes=10, train_images=60_000, test_images=10_000)
 def mnist(*, root: str = "data", download: bool = False) -> Source:
-    """MNIST: handwritten digits of 28 x 28 grey pixels, 60,000 for training and 10,000 for testing.
+    """MNIST: handwritten digits of 28 x 28 gray pixels, 60,000 for training and 10,000 for testing.
 
     Mean 0.1307 and std 0.3081 are those of the train images and the usual choice; fast adversarial training (Wong et
-    al., 2020) uses no normalisation on MNIST. The second half of the test set is harder, so accuracies on the first n
+    al., 2020) uses no normalization on MNIST. The second half of the test set is harder, so accuracies on the first n
     test images are slightly too high.
 
     Args:
@@ -32,7 +32,7 @@ def mnist(*, root: str = "data", download: bool = False) -> Source:
 
 @DATASETS.register("fashion_mnist", image=(1, 28, 28), classes=10, train_images=60_000, test_images=10_000)
 def fashion_mnist(*, root: str = "data", download: bool = False) -> Source:
-    """Fashion-MNIST: articles of clothing, 28 x 28 grey pixels, 60,000 for training and 10,000 for testing.
+    """Fashion-MNIST: articles of clothing, 28 x 28 gray pixels, 60,000 for training and 10,000 for testing.
 
     Mean 0.2860 and std 0.3530 are those of the train images.
 

@@ -10,7 +10,7 @@ from robustcli.data.datasets.published import read_published
 
 @DATASETS.register("svhn", image=(3, 32, 32), classes=10, train_images=73_257, test_images=26_032)
 def svhn(*, root: str = "data", download: bool = False) -> Source:
-    """SVHN: digits of house numbers, 32 x 32 colour pixels, 73,257 for training and 26,032 for testing.
+    """SVHN: digits of house numbers, 32 x 32 color pixels, 73,257 for training and 26,032 for testing.
 
     The extra part is not used. Mean and std are 0.5 in every channel, as in Rice et al., ICML 2020.
 

@@ -18,8 +18,8 @@ class CutMix:
     """x <- x_j inside a box and x_i outside, q <- s q_i + (1 - s) q_j, with s the share of pixels outside.
 
     All images of a batch share one box. Its area is the share 1 - s with s ~ Beta(alpha, alpha), its ratio that of the
-    image, its centre uniform; it is cropped at the border, and s is recomputed. Images are mixed before they are
-    attacked; the attack must maximise the cross-entropy with the mixed labels (`loss: ce`).
+    image, its center uniform; it is cropped at the border, and s is recomputed. Images are mixed before they are
+    attacked; the attack must maximize the cross-entropy with the mixed labels (`loss: ce`).
 
     Args:
         alpha: parameter of the distribution; 1, as published, is uniform. 0 turns mixing off.
@@ -35,17 +35,17 @@ class CutMix:
             return x, labels
         height, width = x.shape[-2:]
         side = (1 - beta(self.alpha, x, rng)).sqrt()
-        centre = rng.uniform(torch.empty(2, device=x.device, dtype=torch.float64))
+        center = rng.uniform(torch.empty(2, device=x.device, dtype=torch.float64))
         partner = partners(x, rng)
-        is_box = _is_inside(centre[0], side, height)[:, None] & _is_inside(centre[1], side, width)
+        is_box = _is_inside(center[0], side, height)[:, None] & _is_inside(center[1], side, width)
         # A sum of booleans is exact, so there is only one rounding.
         kept = 1 - is_box.sum(dtype=torch.float64) / (height * width)
         return torch.where(is_box, x[partner], x), mixed_labels(labels, partner, kept, classes, x.dtype)
 
 
-def _is_inside(centre: Tensor, side: Tensor, length: int) -> Tensor:
-    """Mask (length,) of the pixels of one axis in the box. Centre and side are shares of the length."""
+def _is_inside(center: Tensor, side: Tensor, length: int) -> Tensor:
+    """Mask (length,) of the pixels of one axis in the box. Center and side are shares of the length."""
     pixels = (side * length).long()
-    first = (centre * length).long() - pixels // 2
-    pixel = torch.arange(length, device=centre.device)
+    first = (center * length).long() - pixels // 2
+    pixel = torch.arange(length, device=center.device)
     return (pixel >= first) & (pixel < first + pixels)

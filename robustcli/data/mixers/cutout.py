@@ -17,7 +17,7 @@ from robustcli.threat.noise import Noise
 class Cutout:
     """x <- 0 inside a square, x outside; every image has its own square and keeps its label.
 
-    The centre is uniform, and the square is cropped at the border. `data.augment.cutout` does the same before other
+    The center is uniform, and the square is cropped at the border. `data.augment.cutout` does the same before other
     mixers.
 
     Args:

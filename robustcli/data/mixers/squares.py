@@ -8,8 +8,8 @@ def cut_out(x: Tensor, places: Tensor, side: int) -> Tensor:
     """Set a square of each image (n, c, h, w) to 0, cropped at the border; uint8 or float, on any device.
 
     Args:
-        places: positions of the centres as shares of height and width, in [0, 1): (n, 2).
-        side: side of the square, in pixels; the centre of an even one is the pixel below and right of its middle.
+        places: positions of the centers as shares of height and width, in [0, 1): (n, 2).
+        side: side of the square, in pixels; the center of an even one is the pixel below and right of its middle.
     """
     rows = _is_cut(places[:, 0], x.shape[-2], side)
     columns = _is_cut(places[:, 1], x.shape[-1], side)

@@ -25,7 +25,7 @@ class Awp(Stateless):
     """v_l = gamma |w_l| g_l / |g_l| for every convolution and linear weight, g the gradient of the full loss.
 
     One ascent step; norms are per tensor (Frobenius); batch norms and biases do not move. The authors take the step on
-    a copy of the network, which gives the same v, because v is normalised. As in their code, the optimizer steps at
+    a copy of the network, which gives the same v, because v is normalized. As in their code, the optimizer steps at
     w + v, so weight decay acts on w + v; then v is removed. The two extra forwards of the released loop for PGD-AT
     (see pgd_at) are omitted.
 

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: the loss is computed at the worst weights in a ball around the weights."""
+"""Sharpness-aware minimization: the loss is computed at the worst weights in a ball around the weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -19,7 +19,7 @@ SPEC, WEIGHTS = "network.yaml", "weights.pt"
 def keep(folder: Path, network: Network, architecture: MemberSpec, shape: ImageShape) -> None:
     """Write a network so that `rebuild` makes it again.
 
-    The weights are a plain state dict on the CPU; mean and std of the normalisation are among them.
+    The weights are a plain state dict on the CPU; mean and std of the normalization are among them.
 
     Args:
         folder: existing folder.

@@ -192,11 +192,11 @@ def _loader(shape: str, contents: Mapping[str, Any]) -> str:
     """Text of model.py."""
     return f'''"""{contents.get("architecture")} on {contents.get("dataset")}: build() gives the network.
 
-It takes pixels in [0, 1], {shape}, as (n, c, h, w), normalises them itself, and returns logits
+It takes pixels in [0, 1], {shape}, as (n, c, h, w), normalizes them itself, and returns logits
 (n, k). It comes on the CPU and in eval mode.
 
 The settings of the architecture are in network.yaml and the weights, a plain state dict with mean and std of the
-normalisation, in weights.pt, both next to this file. The architecture's code is that of robustcli, of which this
+normalization, in weights.pt, both next to this file. The architecture's code is that of robustcli, of which this
 folder was written by version {__version__}.
 """
 

@@ -1,4 +1,4 @@
-"""Regularisers r: a penalty on the weights or a projection, in addition to the loss. One per file."""
+"""Regularizers r: a penalty on the weights or a projection, in addition to the loss. One per file."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -10,11 +10,11 @@ from robustcli.optimization.stateless import Stateful
 from robustcli.registry.registry import Registry
 from robustcli.runtime import ranks
 
-REGULARISERS = Registry("regularisers")
+REGULARIZERS = Registry("regularizers")
 
 
-class RunningRegulariser(Stateful, Protocol):
-    """A regulariser of one model with its state; members inherit from it."""
+class RunningRegularizer(Stateful, Protocol):
+    """A regularizer of one model with its state; members inherit from it."""
 
     def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
         """Return the term that is added to the loss of this update, a differentiable scalar; None for no term.
@@ -33,24 +33,24 @@ class RunningRegulariser(Stateful, Protocol):
         return None
 
 
-@REGULARISERS.protocol
-class Regulariser(Protocol):
-    """Settings of a regulariser."""
+@REGULARIZERS.protocol
+class Regularizer(Protocol):
+    """Settings of a regularizer."""
 
     @abstractmethod
-    def start(self, model: nn.Module) -> RunningRegulariser:
+    def start(self, model: nn.Module) -> RunningRegularizer:
         """Bind it to a model."""
         ...
 
 
 def add_penalty(
-    regulariser: RunningRegulariser, model: nn.Module, x: Tensor, y: Tensor, progress: Progress
+    regularizer: RunningRegularizer, model: nn.Module, x: Tensor, y: Tensor, progress: Progress
 ) -> dict[str, Tensor]:
     """Add the gradient of the penalty to that of every trained weight; return the metrics of the step.
 
     Penalty and loss are differentiated separately, because weight perturbations apply only to the loss.
     """
-    penalty = regulariser.penalty(model, x, y, progress)
+    penalty = regularizer.penalty(model, x, y, progress)
     if penalty is None:
         return {}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

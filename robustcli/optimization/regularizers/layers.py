@@ -1,4 +1,4 @@
-"""Layers of a network for regularisers, and the sizes of their inputs."""
+"""Layers of a network for regularizers, and the sizes of their inputs."""
 
 from collections.abc import Mapping
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from robustcli.architectures.induced_norms import taps_of_norm
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.regularisers import REGULARISERS, RunningRegulariser
-from robustcli.optimization.regularisers.layers import sizes_seen, trained_layers
+from robustcli.optimization.regularizers import REGULARIZERS, RunningRegularizer
+from robustcli.optimization.regularizers.layers import sizes_seen, trained_layers
 from robustcli.registry.types import NonNegative, ProperShare
 
 
-@REGULARISERS.register("norm_decay", reads="the layers", smoke={"weight": 0.01}, passes=(0, 0, 0))
+@REGULARIZERS.register("norm_decay", reads="the layers", smoke={"weight": 0.01}, passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class NormDecay:
     """weight * sum of the norms of the layers; a subgradient is sign(w) on the weights that a norm sums.
@@ -22,7 +22,7 @@ class NormDecay:
     released code ignores groups and dilation and assumes that every kernel fits into its image. The set of summed
     weights changes abruptly between updates, so the direction is smoothed: b <- memory * b, then b = sign(w) on these
     weights, and the gradient is weight * b. The logged `penalty` is weight * <b, w>, which without memory is weight *
-    the sum of the norms. Batch norms and biases are not penalised; a layer with several input sizes counts with its
+    the sum of the norms. Batch norms and biases are not penalized; a layer with several input sizes counts with its
     largest norm.
 
     Args:
@@ -42,7 +42,7 @@ class NormDecay:
         return RunningNormDecay(self, model)
 
 
-class RunningNormDecay(RunningRegulariser):
+class RunningNormDecay(RunningRegularizer):
     """A NormDecay with its directions.
 
     Args:

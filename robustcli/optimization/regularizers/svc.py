@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.regularisers import REGULARISERS, RunningRegulariser
-from robustcli.optimization.regularisers.layers import sizes_seen, trained_layers
+from robustcli.optimization.regularizers import REGULARIZERS, RunningRegularizer
+from robustcli.optimization.regularizers.layers import sizes_seen, trained_layers
 from robustcli.registry.types import Count, Positive
 
 
-@REGULARISERS.register("svc", reads="the layers", smoke={"clip": 0.5, "every": 2}, passes=(0, 0, 0))
+@REGULARIZERS.register("svc", reads="the layers", smoke={"clip": 0.5, "every": 2}, passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class Svc:
     """Clip the singular values of every convolution, taken as circular, at `clip`, every `every` updates.
@@ -39,7 +39,7 @@ class Svc:
         return RunningSvc(self, model)
 
 
-class RunningSvc(RunningRegulariser):
+class RunningSvc(RunningRegularizer):
     """A Svc bound to a model.
 
     Args:
@@ -52,8 +52,8 @@ class RunningSvc(RunningRegulariser):
         computed = [name for name, layer in self.layers.items() if not isinstance(layer.weight, nn.Parameter)]
         if computed:
             raise RobustCliError(
-                f"regulariser svc: the weight of {computed[0]} is computed from other parameters, so it cannot be "
-                "clipped; choose another regulariser or an architecture without parametrised weights"
+                f"regularizer svc: the weight of {computed[0]} is computed from other parameters, so it cannot be "
+                "clipped; choose another regularizer or an architecture without parametrized weights"
             )
         self.sizes: dict[str, list[tuple[int, ...]]] | None = None
 

@@ -1,4 +1,4 @@
-"""Input gradient regularisation: a penalty on the gradient of the loss in the pixels."""
+"""Input gradient regularization: a penalty on the gradient of the loss in the pixels."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,14 +10,14 @@ from robustcli.attacks.crafting import crafting_mode
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.regularisers import REGULARISERS, RunningRegulariser
+from robustcli.optimization.regularizers import REGULARIZERS, RunningRegularizer
 from robustcli.optimization.stateless import Stateless
 from robustcli.registry.types import NonNegative
 
 
-@REGULARISERS.register("grad_norm", second_derivatives=True, smoke={"weight": 0.1}, passes=(1, 1, 2))
+@REGULARIZERS.register("grad_norm", second_derivatives=True, smoke={"weight": 0.1}, passes=(1, 1, 2))
 @dataclass(frozen=True, kw_only=True)
-class GradNorm(Stateless, RunningRegulariser):
+class GradNorm(Stateless, RunningRegularizer):
     """weight * mean over the clean images of the size of the gradient of their cross-entropy in the pixels.
 
     Costs one forward, one backward to the images and the derivative of both. Batch norms use batch statistics without

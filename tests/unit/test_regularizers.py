@@ -1,4 +1,4 @@
-"""Regularisers against dense matrices, difference quotients, and limits without effect."""
+"""Regularizers against dense matrices, difference quotients, and limits without effect."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from small_steps import LINF, batch, counted, labelled, progress, same, tracked, train
+from small_steps import LINF, batch, counted, labeled, progress, same, tracked, train
 from test_layer_norms import LAYERS, matrix
 from torch import Tensor, nn
 
@@ -21,10 +21,10 @@ from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.optimization.regularisers import Regulariser
-from robustcli.optimization.regularisers.grad_norm import GradNorm
-from robustcli.optimization.regularisers.norm_decay import NormDecay
-from robustcli.optimization.regularisers.svc import Svc, clipped
+from robustcli.optimization.regularizers import Regularizer
+from robustcli.optimization.regularizers.grad_norm import GradNorm
+from robustcli.optimization.regularizers.norm_decay import NormDecay
+from robustcli.optimization.regularizers.svc import Svc, clipped
 from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.specs.spec import ExperimentSpec
@@ -46,16 +46,16 @@ BASES: dict[str, Any] = {
 @pytest.mark.parametrize(
     "off", [NormDecay(weight=0), GradNorm(weight=0), Svc(clip=1e6, every=1)], ids=lambda part: type(part).__name__
 )
-def test_a_regulariser_of_weight_0_changes_nothing(base: str, off: Regulariser) -> None:
-    assert same(train(replace(BASES[base], regulariser=off), conv_net()), train(BASES[base], conv_net()))
+def test_a_regularizer_of_weight_0_changes_nothing(base: str, off: Regularizer) -> None:
+    assert same(train(replace(BASES[base], regularizer=off), conv_net()), train(BASES[base], conv_net()))
 
 
 @pytest.mark.parametrize("base", list(BASES))
 @pytest.mark.parametrize(
     "on", [NormDecay(weight=0.01), GradNorm(), Svc(clip=0.5, every=1)], ids=lambda part: type(part).__name__
 )
-def test_every_method_takes_a_regulariser(base: str, on: Regulariser) -> None:
-    assert not same(train(replace(BASES[base], regulariser=on), conv_net()), train(BASES[base], conv_net()))
+def test_every_method_takes_a_regularizer(base: str, on: Regularizer) -> None:
+    assert not same(train(replace(BASES[base], regularizer=on), conv_net()), train(BASES[base], conv_net()))
 
 
 def test_the_weights_of_the_loss_are_perturbed_and_those_of_the_penalty_are_not() -> None:
@@ -65,7 +65,7 @@ def test_the_weights_of_the_loss_are_perturbed_and_those_of_the_penalty_are_not(
         plain = replace(natural(), weights=weights)
         without, together = (
             train(defense, conv_net(dtype=torch.float64), updates=1, lr=0.1, weight_decay=0)[0]
-            for defense in (plain, replace(plain, regulariser=NormDecay(weight=0.1, memory=0)))
+            for defense in (plain, replace(plain, regularizer=NormDecay(weight=0.1, memory=0)))
         )
         moves[weights] = together - without
     assert torch.allclose(*moves.values(), rtol=0, atol=1e-12)
@@ -206,7 +206,7 @@ def test_norm_decay_makes_norms_smaller() -> None:
     for norm in ("l1", "linf"):
         settings = NormDecay(weight=0.05, norm=norm, memory=0)  # type: ignore[arg-type]
         model = conv_net()
-        train(replace(natural(), regulariser=settings), model, updates=30)
+        train(replace(natural(), regularizer=settings), model, updates=30)
         plain = conv_net()
         train(natural(), plain, updates=30)
         norms = [
@@ -268,7 +268,7 @@ def test_groups_are_clipped_each_for_itself_and_dilation_spreads_the_taps() -> N
 
 def test_svc_projects_every_so_many_updates() -> None:
     base, settings = natural(), Svc(clip=0.5, every=3)
-    clip = replace(base, regulariser=settings)
+    clip = replace(base, regularizer=settings)
     assert same(train(clip, conv_net(), updates=2), train(base, conv_net(), updates=2))
     found, plain = train(clip, conv_net(), updates=3), train(base, conv_net(), updates=3)
     layer = nn.Conv2d(1, 6, 3, padding=1, bias=False)
@@ -337,22 +337,22 @@ def test_grad_norm_is_the_size_of_the_gradient_and_its_slope_the_difference_quot
 def test_grad_norm_costs_a_forward_and_norm_decay_one_image_once() -> None:
     model = conv_net()
     with counted(model) as passes:
-        train(replace(natural(), regulariser=GradNorm()), model, updates=2)
+        train(replace(natural(), regularizer=GradNorm()), model, updates=2)
     assert passes.forwards == 4
     model = conv_net()
     with counted(model) as passes:
-        train(replace(natural(), regulariser=NormDecay()), model, updates=2)
+        train(replace(natural(), regularizer=NormDecay()), model, updates=2)
     assert passes.forwards == 3
 
 
 # Specs.
 
 SPEC = """\
-name: regularised
+name: regularized
 data: {{name: digits}}
 architecture: {{name: small_cnn}}
 threat: {{norm: linf, eps: 0.1}}
-defense: {{name: pgd_at, regulariser: {0}}}
+defense: {{name: pgd_at, regularizer: {0}}}
 train: {{epochs: 1, {1}}}
 """
 
@@ -366,7 +366,7 @@ train: {{epochs: 1, {1}}}
         ("svc", "compile: true", "does not show the layers that 'svc' reads"),
     ],
 )
-def test_what_a_regulariser_cannot_work_with_is_refused(name: str, train: str, said: str) -> None:
+def test_what_a_regularizer_cannot_work_with_is_refused(name: str, train: str, said: str) -> None:
     ExperimentSpec.parse(SPEC.format(name, "batch_size: 8"), "the test")
     with pytest.raises(SpecError, match=said):
         ExperimentSpec.parse(SPEC.format(name, train), "the test")
@@ -374,7 +374,7 @@ def test_what_a_regulariser_cannot_work_with_is_refused(name: str, train: str, s
 
 def test_pgd_at_reports_the_penalty() -> None:
     model = conv_net().train()
-    defense = replace(pgd_at(steps=1), regulariser=NormDecay(weight=0.5, memory=0))
+    defense = replace(pgd_at(steps=1), regularizer=NormDecay(weight=0.5, memory=0))
     step = defense.start(model, torch.optim.SGD(model.parameters(), lr=0.0), StreamNoise.on(torch.device("cpu")))
-    metrics = step(*labelled(), LINF, progress())
+    metrics = step(*labeled(), LINF, progress())
     assert float(metrics["penalty"]) > 0

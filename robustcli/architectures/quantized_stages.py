@@ -1,4 +1,4 @@
-"""Parts of RegNets: grouped bottleneck blocks, and stages with widths on a quantised line.
+"""Parts of RegNets: grouped bottleneck blocks, and stages with widths on a quantized line.
 
 The keys of the weights are those of torchvision.
 """
