@@ -44,9 +44,13 @@ class HatLoss(OuterLoss):
             helper, follower = deepcopy((model, optimizer))
             SkippedUpdates(follower)
             return RunningHat(self, optimizer, helper, follower)
-        helper = deepcopy(model).requires_grad_(False).eval()
-        _load(helper, Path(self.helper))
-        return RunningHat(self, optimizer, helper, None)
+        running = RunningHat(self, optimizer, deepcopy(model).requires_grad_(False).eval(), None)
+        try:
+            _load(running.helper, Path(self.helper))
+        except RobustCliError as error:
+            # A resumed run has its helper in the checkpoint, and the file may be gone.
+            running.missing = error
+        return running
 
 
 def _load(helper: nn.Module, path: Path) -> None:
@@ -71,14 +75,22 @@ class RunningHat:
         leader: the network's optimizer; a helper that is trained at the same time uses its learning rate.
         helper: the other network; this loss gives it no gradient.
         optimizer: optimizer of a helper that is trained at the same time, or None.
+        missing: error of reading the helper, raised when it is used or saved; None if there is a helper.
     """
+
+    missing: RobustCliError | None = None
 
     def __init__(self, settings: HatLoss, leader: Optimizer, helper: nn.Module, optimizer: Optimizer | None) -> None:
         self.settings, self.leader, self.helper, self.optimizer = settings, leader, helper, optimizer
         self.labels = torch.empty(0, dtype=torch.int64)
         self.metrics: Metrics = {}
 
+    def _require_helper(self) -> None:
+        if self.missing is not None:
+            raise self.missing
+
     def begin(self, batch: Batch, progress: Progress) -> None:
+        self._require_helper()
         if not self.settings.helper_weight:
             return
         if self.optimizer is not None:
@@ -111,11 +123,13 @@ class RunningHat:
         return loss
 
     def state_dict(self) -> dict[str, Any]:
+        self._require_helper()
         state = {"helper": self.helper.state_dict()}
         return state if self.optimizer is None else {**state, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.helper.load_state_dict(state["helper"])
+        self.missing = None
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
 

@@ -1,5 +1,6 @@
 """HAT against its formula, limits and cost; its helper from a file and trained along."""
 
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,21 @@ from small_steps import LINF, batch, counted, labeled, progress, same, tracked, 
 from torch import nn
 
 from robustcli.attacks.losses import kl_divergence
+from robustcli.cli.progress import Screen
 from robustcli.defenses import Batch
 from robustcli.defenses.hat import HatLoss, RunningHat, hat
 from robustcli.defenses.trades import trades
-from robustcli.errors import RobustCliError
+from robustcli.errors import Interrupted, RobustCliError
 from robustcli.optimization.rates import set_rates
 from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net
 from robustcli.specs.settings import TrainSettings
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.checkpoint import Checkpoint
 from robustcli.threat.noise import StreamNoise
+from robustcli.training import loop
 from robustcli.training.model import TrainingModel
+from robustcli.workflows.train import run_experiment
 
 
 def a_batch() -> Batch:
@@ -108,15 +113,54 @@ def test_the_helper_is_the_saved_network_and_stays_it(inside: bool, tmp_path: Pa
 
 
 def test_a_helper_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    running = started(conv_net(), helper=saved(nn.Linear(3, 2), tmp_path))
     with pytest.raises(RobustCliError, match="expected a checkpoint with the architecture of this spec"):
-        started(conv_net(), helper=saved(nn.Linear(3, 2), tmp_path))
+        running.begin(a_batch(), progress())
+    running = started(conv_net(), helper=saved(conv_net(classes=7), tmp_path))
     with pytest.raises(RobustCliError, match="size mismatch"):
-        started(conv_net(), helper=saved(conv_net(classes=7), tmp_path))
+        running.begin(a_batch(), progress())
+
+
+SPEC = """\
+name: helped
+data: {name: digits, val_size: 20, train_size: 40}
+architecture: {name: small_cnn, width: 4, hidden: 8}
+threat: {norm: linf, eps: 0.05}
+defense: {name: hat, steps: 1, helper: HELPER}
+train: {epochs: 2, batch_size: 20, device: cpu, check_examples: 10, check_steps: 1}
+evaluate: {}
+"""
 
 
 def test_a_helper_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
+    spec = ExperimentSpec.parse(SPEC.replace("HELPER", str(tmp_path / "gone.pt")), "helped")
     with pytest.raises(RobustCliError, match=r"gone\.pt: no such file"):
-        started(conv_net(), helper=str(tmp_path / "gone.pt"))
+        run_experiment(spec, tmp_path / "runs", Screen(is_quiet=True))
+    assert not list(tmp_path.rglob("*.pt")), "began without a helper"
+
+
+def test_a_run_goes_on_although_the_file_of_its_helper_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint holds the helper, so that a run that was moved or tidied up can be resumed."""
+    file, screen = tmp_path / "helper.pt", Screen(is_quiet=True)
+    natural = SPEC.replace("name: helped", "name: natural").replace("{name: hat, steps: 1, helper: HELPER}", "natural")
+    made = run_experiment(ExperimentSpec.parse(natural, "natural"), tmp_path / "runs", screen).best
+    spec = ExperimentSpec.parse(SPEC.replace("HELPER", str(file)), "helped")
+    shutil.copyfile(made, file)
+    whole = run_experiment(spec, tmp_path / "whole", screen)
+    end = loop._end_epoch
+
+    def stop_after_it(*given: Any) -> None:
+        end(*given)
+        raise Interrupted
+
+    monkeypatch.setattr(loop, "_end_epoch", stop_after_it)
+    with pytest.raises(Interrupted):
+        run_experiment(spec, tmp_path / "runs", screen)
+    monkeypatch.setattr(loop, "_end_epoch", end)
+    file.unlink()
+    resumed = run_experiment(spec, tmp_path / "runs", screen, resume=True)
+    weights = [Checkpoint.read(folder.last).weights for folder in (whole, resumed)]
+    assert same(*(list(one.values()) for one in weights))
 
 
 # The helper trained along with the network.
