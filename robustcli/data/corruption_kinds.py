@@ -214,6 +214,8 @@ def corrupted(x: Images, name: str, severity: int, generators: Sequence[Generato
         RobustCliError: the corruption does not support this number of channels.
     """
     kind = KINDS[name]
-    changed = kind.apply(x.astype(np.float64), kind.severities[severity - 1], generators)
+    # Evaluations allow for rounding below 0, which is no rate of photons.
+    pixels = np.clip(x.astype(np.float64), 0, 1)
+    changed = kind.apply(pixels, kind.severities[severity - 1], generators)
     # Truncated as in the published files, with a margin for rounding errors of unchanged pixels.
     return np.floor(np.clip(changed, 0, 1) * 255 + 1e-6) / 255

@@ -283,6 +283,13 @@ def test_every_kind_takes_every_size_and_gives_bytes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_pixels_may_leave_the_range_by_rounding(name: str) -> None:
+    x = photo(3, 8, 8, 2)
+    x[:, :, 0, 0], x[:, :, -1, 0] = -1e-7, 1 + 1e-7
+    assert (corrupted(x, name, 1, generators(2)) == corrupted(np.clip(x, 0, 1), name, 1, generators(2))).all()
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_severe_corruptions_change_more_and_equal_draws_the_same(name: str) -> None:
     x = photo(3, 32, 32, 4)
     mild, severe = (np.abs(corrupted(x, name, severity, generators(4)) - x).mean() for severity in (1, 5))
