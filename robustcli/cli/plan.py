@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+# Seconds of a measurement that is announced.
+_LONG = 60
+
 
 @app.command("plan", rich_help_panel=panels.EXPERIMENTS)
 def plan_run(
@@ -71,7 +74,9 @@ def plan_run(
     from robustcli.workflows.plan.result import Plan
 
     startup = time.perf_counter() - begun
-    request = Request(spec=spec, updates=updates, robust=share, compile=is_compiled, startup=startup)
+    request = Request(
+        spec=spec, updates=updates, robust=share, compile=is_compiled, startup=startup, announce=_announce
+    )
     found: Plan | Estimate
     with Console(stderr=True).status(f"measuring {spec.name}"):
         found = plan(request) if rates is None else estimate(request, DeviceRates.read(rates))
@@ -105,6 +110,18 @@ def print_plan_of_sweep(
         print_json({name: found.to_json() for name, found in rows.items()})
     else:
         console().print(sweep_table(sweep.name, rows))
+
+
+def _announce(seconds: float) -> None:
+    """Warn of a measurement that takes long."""
+    if seconds >= _LONG:
+        from robustcli.evaluation.wording import duration
+
+        typer.echo(
+            f"note: measuring takes about {duration(seconds)} on this CPU, and the attacks of evaluations more; --updates "
+            "3 measures fewer updates, and --device-rates FILE estimates for another device without measuring",
+            err=True,
+        )
 
 
 def _share(text: str) -> tuple[float, float]:

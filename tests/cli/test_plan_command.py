@@ -90,3 +90,9 @@ def test_a_mistake_is_named(robust: Robust, tiny: Path, words: list[str], said: 
     done = robust("plan", str(tiny), *words)
     assert done.code == 2
     assert said in done.err
+
+
+def test_a_long_measurement_is_announced(robust: Robust, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "measuring takes about" not in robust("plan", tiny, "--updates", 3).require(0).err
+    monkeypatch.setattr("robustcli.cli.plan._LONG", 0)
+    assert "measuring takes about" in robust("plan", tiny, "--updates", 3).require(0).err

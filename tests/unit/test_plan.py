@@ -363,7 +363,9 @@ def test_random_images_stand_for_those_of_a_known_data_set(tmp_path: Path) -> No
 
 def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    planned = plan(Request(spec=spec_of(), updates=4, robust=(0.2, 0.8), startup=100.0))
+    announced: list[float] = []
+    request = Request(spec=spec_of(), updates=4, robust=(0.2, 0.8), startup=100.0, announce=announced.append)
+    planned = plan(request)
     assert list(tmp_path.iterdir()) == []
     found = planned.to_json()
     assert json.loads(json.dumps(found)) == found
@@ -373,6 +375,9 @@ def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     training = found["training"]
     assert (training["updates"], training["measured"]) == (9, 4)
     assert training["seconds"] == pytest.approx(9 * training["update"])
+    # Three updates to warm up, and four measured ones; rough, because a pass of one image costs more than its share.
+    assert announced == [pytest.approx(7 * training["update"], rel=50, abs=0)]
+    assert announced[0] > 0.1 * training["update"]
     for bound in ("low", "high"):
         parts = [found["start"], training["seconds"]]
         parts += [cost["seconds"][bound] for cost in found["evaluations"].values()]

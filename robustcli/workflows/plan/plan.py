@@ -1,6 +1,7 @@
 """Estimate the time and memory of a run from a few real updates and short attacks."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ class Request:
         savings: measure bf16.
         compile: measure compilation too.
         startup: seconds that the process took before, which a run takes as well.
+        announce: is called on a CPU with a rough estimate of the seconds that the measured updates will take.
     """
 
     spec: ExperimentSpec
@@ -60,6 +62,7 @@ class Request:
     savings: bool = True
     compile: bool = False
     startup: float = 0.0
+    announce: Callable[[float], None] = lambda seconds: None
 
     @property
     def accuracy(self) -> Bounds:
@@ -162,6 +165,8 @@ def _measured(
         torch.cuda.reset_peak_memory_stats(device)
     spec = request.spec
     trial = Trial(spec, data, device, folder)
+    if device.type == "cpu":
+        request.announce(_seconds_of_updates(request, data, trial))
     with no_early_exit():
         trial.run(WARM_UP)
         seconds = trial.run(request.updates)
@@ -175,6 +180,24 @@ def _measured(
         trial.updates,
         probe_for(network, times, data, ThreatModel(spec.threat.norm, spec.threat.eps)),
     )
+
+
+def _seconds_of_updates(request: Request, data: Data, trial: Trial) -> float:
+    """Estimate roughly how long the measured updates will take, from a forward pass of one image on a CPU."""
+    passes = passes_per_image(request.spec, data)
+    if passes is None:
+        return 0.0
+    x, _ = data.evaluation("test", 1)
+    network = trial.training.network
+    was_training = network.training
+    with torch.no_grad():
+        network.eval()
+        network(x)  # The first pass allocates memory.
+        before = time.perf_counter()
+        network(x)
+        seconds = time.perf_counter() - before
+    network.train(was_training)
+    return seconds * request.spec.train.batch_size * passes.total * (WARM_UP + min(request.updates, trial.updates))
 
 
 def _batch(spec: ExperimentSpec, data: Data) -> int:
