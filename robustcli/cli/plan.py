@@ -118,8 +118,8 @@ def _announce(seconds: float) -> None:
         from robustcli.evaluation.wording import duration
 
         typer.echo(
-            f"note: measuring takes about {duration(seconds)} on this CPU, and the attacks of evaluations more; --updates "
-            "3 measures fewer updates, and --device-rates FILE estimates for another device without measuring",
+            f"note: measuring takes about {duration(seconds)} on this CPU, and the attacks of evaluations more; "
+            "--updates 3 measures fewer, and --device-rates FILE estimates for another device without measuring",
             err=True,
         )
 
