@@ -1,6 +1,7 @@
 """YAML for specs: plain values with their line numbers, and stricter than YAML 1.1.
 
-`8/255` and `1e-4` are numbers, `no`, `on` and `1:30` are text, and a key written twice is an error.
+`8/255` and `1e-4` are numbers, `no`, `on` and `1:30` are text, and a key written twice is an error. `<<: *name` copies
+the keys of the mapping with the anchor `name`; keys that are written next to it replace copied ones.
 """
 
 import math
@@ -112,16 +113,24 @@ def _construct(
     around = (*around, node)
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
+        written = set()
+        for merged in _merged(node, problems):
+            # None if there was a problem.
+            mapping = {**(_construct(merged, path, places, problems, around) or {}), **mapping}
+        places[path] = f"line {node.start_mark.line + 1}"
         for key_node, value_node in node.value:
+            if _is_merge(key_node):
+                continue
             if not isinstance(key_node, yaml.ScalarNode):
                 problems.append(
                     f"line {key_node.start_mark.line + 1}: a key that is a list or a mapping; expected text"
                 )
                 continue
             key = str(key_node.value)
-            if key in mapping:
+            if key in written:
                 line = key_node.start_mark.line + 1
                 problems.append(f"line {line}: {'.'.join(map(str, (*path, key)))}: written twice")
+            written.add(key)
             mapping[key] = _construct(value_node, (*path, key), places, problems, around)
             places[(*path, key)] = f"line {key_node.start_mark.line + 1}"
         return mapping
@@ -129,6 +138,23 @@ def _construct(
         return [_construct(item, (*path, i), places, problems, around) for i, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
     return _scalar(node.value) if node.style is None else node.value
+
+
+def _is_merge(key: yaml.Node) -> bool:
+    """Return True for `<<`, whose value holds keys to be copied; in quotes it is an ordinary key."""
+    return isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None
+
+
+def _merged(node: yaml.MappingNode, problems: list[str]) -> Iterator[yaml.MappingNode]:
+    """The mappings whose keys are copied into this one; keys of earlier ones win."""
+    for key, value in node.value:
+        if not _is_merge(key):
+            continue
+        for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if isinstance(part, yaml.MappingNode):
+                yield part
+            else:
+                problems.append(f"line {part.start_mark.line + 1}: <<: expected a mapping, such as an alias *name")
 
 
 def _too_deep() -> str:

@@ -144,6 +144,34 @@ def test_an_anchor_may_be_used_twice() -> None:
     assert parse_yaml("a: &x {b: 1}\nc: *x\n", "s").value == {"a": {"b": 1}, "c": {"b": 1}}
 
 
+def test_merged_keys_are_replaced_by_written_ones_and_by_earlier_merges() -> None:
+    anchors = "a: &a {x: 1, y: {z: 2}}\nb: &b {x: 3, w: 4}\n"
+    value = parse_yaml(anchors + "c: {y: 5, <<: *a}\nd: {<<: [*b, *a], v: 6}\ne: {<<: {<<: *a, x: 0}}\n", "file").value
+    assert value["c"] == {"x": 1, "y": 5}
+    assert value["d"] == {"x": 3, "w": 4, "y": {"z": 2}, "v": 6}
+    assert value["e"] == {"x": 0, "y": {"z": 2}}
+
+
+def test_a_merged_key_is_found_where_it_is_written() -> None:
+    places = parse_yaml("a: &a\n  x: 1\nb:\n  <<: *a\n  y: 2\n", "file").places
+    assert (places["b", "x"], places["b", "y"], places["b",]) == ("line 2", "line 5", "line 3")
+
+
+@pytest.mark.parametrize("value", ["1", "[1]", "text"])
+def test_only_mappings_are_merged(value: str) -> None:
+    with pytest.raises(SpecError, match="line 1: <<: expected a mapping"):
+        parse_yaml(f"a: {{<<: {value}}}", "file")
+
+
+def test_a_quoted_merge_sign_is_a_key() -> None:
+    assert parse_yaml("'<<': 1", "file").value == {"<<": 1}
+
+
+def test_a_mapping_merged_into_itself_is_refused() -> None:
+    with pytest.raises(SpecError, match="an anchor inside itself"):
+        parse_yaml("a: &a {x: {<<: *a}}", "file")
+
+
 def test_an_anchor_inside_itself_is_refused() -> None:
     with pytest.raises(SpecError, match="line 2"):
         parse_yaml("a: 1\nb: &x [*x]\n", "s")
