@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-# Promises fail by assert; pytest then shows the values of both sides.
-pytest.register_assert_rewrite("robustcli.promises")
+# Checks fail by assert; pytest then shows the values of both sides.
+pytest.register_assert_rewrite("robustcli.contracts")
 
 # pytest-xdist passes on the terminal's width, which would change printed tables.
 os.environ.pop("COLUMNS", None)

@@ -1,4 +1,4 @@
-"""`robust new` and `robust check-member`: write a member, and check that it fulfils the contract of its family."""
+"""`robust new` and `robust check-member`: write a member, and check that it fulfills the contract of its family."""
 
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +38,7 @@ def check(
     ],
     family: Annotated[str | None, typer.Option(help="Family of the member, if several have one of this name.")] = None,
 ) -> None:
-    """Check that a member fulfils the contract of its family, on small networks and in seconds."""
+    """Check that a member fulfills the contract of its family, on small networks and in seconds."""
     if family is not None and family not in FAMILIES:
         raise RobustCliError(f"--family: there is no family '{family}'{suggest(family, FAMILIES)}")
     families = FAMILIES if family is None else (family,)
@@ -51,15 +51,15 @@ def check(
 
     from robustcli.workflows.check_member import check_member
 
-    broken = []
+    failed = []
     for member in members:
         console().print(f"[bold]{member.name}[/] ({member.family}), {member.path}:{member.line}", highlight=False)
         for outcome in check_member(member):
-            mark = {"kept": "kept  ", "broken": "[red]broken[/]", "advice": "[yellow]advice[/]"}[outcome.verdict]
+            mark = {"passed": "passed", "failed": "[red]failed[/]", "advice": "[yellow]advice[/]"}[outcome.verdict]
             reason = f": {escape(outcome.reason)}" if outcome.reason else ""
-            console().print(f"  {mark} {escape(outcome.promise)}{reason}", highlight=False, soft_wrap=True)
-            if outcome.verdict == "broken":
-                broken.append(outcome.promise)
-    if broken:
-        raise CheckFailedError(f"'{name}' breaks {len(broken)} promises: {', '.join(broken)}")
-    typer.echo("every promise is kept")
+            console().print(f"  {mark} {escape(outcome.check)}{reason}", highlight=False, soft_wrap=True)
+            if outcome.verdict == "failed":
+                failed.append(outcome.check)
+    if failed:
+        raise CheckFailedError(f"'{name}' fails {len(failed)} checks: {', '.join(failed)}")
+    typer.echo("every check passed")

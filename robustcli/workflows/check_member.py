@@ -1,4 +1,4 @@
-"""`robust check-member`: run the promises of a member on it."""
+"""`robust check-member`: run the checks of the contract on a member."""
 
 import importlib
 import linecache
@@ -8,35 +8,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from robustcli.contracts.cases import Case, cases_of
 from robustcli.errors import RobustCliError
-from robustcli.promises.check import Case, cases_of
 from robustcli.registry.catalog import Member
 
-Verdict = Literal["kept", "broken", "advice"]
+Verdict = Literal["passed", "failed", "advice"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one promise.
+    """The outcome of one check.
 
     Args:
-        verdict: "kept", "broken", or "advice" if something recommended is missing.
-        reason: reason for which it is not kept.
+        verdict: "passed", "failed", or "advice" if something recommended is missing.
+        reason: reason for which it did not pass.
     """
 
-    promise: str
+    check: str
     verdict: Verdict
     reason: str
 
 
 def check_member(member: Member) -> Iterator[Outcome]:
-    """Run the promises of a member one by one; a broken promise does not stop the others.
+    """Run the checks of a member one by one; a failed one does not stop the others.
 
     Raises:
         RobustCliError: Python runs without assertions, or the member cannot be imported or built.
     """
     if not __debug__:
-        raise RobustCliError("check-member: promises are assertions, which python -O disables; run it without -O")
+        raise RobustCliError("check-member: checks are assertions, which python -O disables; run it without -O")
     where = f"{member.path}:{member.line}"
     try:
         importlib.import_module(member.module)
@@ -58,7 +58,7 @@ def _outcome(case: Case) -> Outcome:
         reason = str(error) or f"not true: {_line_of(error)}"
     except Exception as error:
         reason = f"{type(error).__name__}: {error}; raised by: {_line_of(error)}"
-    verdict: Verdict = "kept" if not reason else "advice" if case.is_advice else "broken"
+    verdict: Verdict = "passed" if not reason else "advice" if case.is_advice else "failed"
     return Outcome(case.name, verdict, reason)
 
 

@@ -105,10 +105,10 @@ def one_of_each(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_member_of_a_new_package_keeps_every_promise(kind: str, one_of_each: Path, tmp_path: Path) -> None:
+def test_a_new_member_of_a_new_package_passes_every_check(kind: str, one_of_each: Path, tmp_path: Path) -> None:
     checked = robust(tmp_path, "check-member", f"new_{kind}", installed=one_of_each)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "every promise is kept" in checked.stdout
+    assert "every check passed" in checked.stdout
     assert "advice" not in checked.stdout
 
 
@@ -187,7 +187,7 @@ def test_a_defense_of_one_file_is_checked_shown_and_trained(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("sound", "broken", "promise"),
+    ("sound", "broken", "check"),
     [
         ("shares_of(batch.y, logits)", "shares_of(labels_of(batch.y), logits)", "smooths_only_its_loss"),
         ('smoke={"steps": 2}', 'smoke={"steps": 2}, passes=(1, 2, 3)', "costs_what_it_declares"),
@@ -195,13 +195,13 @@ def test_a_defense_of_one_file_is_checked_shown_and_trained(tmp_path: Path) -> N
         ("logits = model(batch.x_adv)", "logits = model.eval()(batch.x_adv)", "restores_modes"),
     ],
 )
-def test_a_broken_promise_is_named(sound: str, broken: str, promise: str, tmp_path: Path) -> None:
+def test_a_failed_check_is_named(sound: str, broken: str, check: str, tmp_path: Path) -> None:
     source = MARGIN_AT.replace("import shares_of", "import labels_of, shares_of")
     assert sound in source
     checked = robust(tmp_path, "check-member", "margin_at", installed=holding(tmp_path, source.replace(sound, broken)))
     assert checked.returncode == 1
-    assert f"broken {promise}" in checked.stdout
-    assert promise in checked.stderr
+    assert f"failed {check}" in checked.stdout
+    assert check in checked.stderr
 
 
 UNDERIVED = """

@@ -8,8 +8,8 @@ from pyautoattack import AutoAttack as Ensemble  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import drawn_from
 from robustcli.data.datasets.digits import digits
-from robustcli.promises.networks import drawn_from
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel

@@ -17,12 +17,12 @@ from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.losses import LOSSES, kl_divergence
 from robustcli.attacks.mim import Mim
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import images, labels, linear_net
 from robustcli.defenses import Batch
 from robustcli.defenses.min_max import AdversarialCrossEntropy
 from robustcli.defenses.natural import CleanCrossEntropy
 from robustcli.defenses.trades import TradesLoss
 from robustcli.evaluators.attack import Attacked
-from robustcli.promises.networks import images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

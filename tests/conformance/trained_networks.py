@@ -11,8 +11,8 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.small_cnn import small_cnn
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import drawn_from
 from robustcli.data.datasets.digits import digits
-from robustcli.promises.networks import drawn_from
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 

@@ -10,9 +10,9 @@ import torch
 from small_checkpoint import random_network, save_network
 from torch import nn
 
+from robustcli.contracts.networks import conv_net, images
 from robustcli.evaluators import quick
 from robustcli.evaluators.autoattack import AutoAttack
-from robustcli.promises.networks import conv_net, images
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -77,5 +77,5 @@ def in_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_with_one_attack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sample of `quick` is attacked by one attack, since AutoAttack keeps its own promises and takes seconds."""
+    """The sample of `quick` is attacked by one attack, since AutoAttack has its own tests and takes seconds."""
     monkeypatch.setattr(quick, "AutoAttack", partial(AutoAttack, attacks=("apgd-ce",)))

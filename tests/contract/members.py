@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from robustcli.architectures import ImageShape
-from robustcli.promises import averaging as averaging_promises
-from robustcli.promises import defenses as defenses_promises
-from robustcli.promises import mixers as mixers_promises
-from robustcli.promises import preprocessors as preprocessors_promises
-from robustcli.promises import regularizers as regularizers_promises
-from robustcli.promises import schedules as schedules_promises
-from robustcli.promises import weights as weights_promises
-from robustcli.promises.build import (
+from robustcli.contracts import averaging as averaging_contract
+from robustcli.contracts import defenses as defenses_contract
+from robustcli.contracts import mixers as mixers_contract
+from robustcli.contracts import preprocessors as preprocessors_contract
+from robustcli.contracts import regularizers as regularizers_contract
+from robustcli.contracts import schedules as schedules_contract
+from robustcli.contracts import weights as weights_contract
+from robustcli.contracts.build import (
     Settings,
     body_builder,
     build,
@@ -119,15 +119,15 @@ def _observe(member: Member, settings: Settings) -> Tensor:
         return observing.of_optimizer(optimizer_maker(member, settings))
     observers: dict[str, Callable[[Any], Tensor]] = {
         "attacks": lambda attack: observing.of_attack(attack, member.norms),
-        "averaging": averaging_promises.observed,
-        "defenses": defenses_promises.observed,
+        "averaging": averaging_contract.observed,
+        "defenses": defenses_contract.observed,
         "diagnostics": observing.of_diagnostic,
         "evaluators": observing.of_evaluator,
-        "mixers": mixers_promises.observed,
-        "preprocessors": preprocessors_promises.observed,
-        "regularizers": regularizers_promises.observed,
-        "schedules": schedules_promises.observed_schedule,
-        "weights": weights_promises.observed,
+        "mixers": mixers_contract.observed,
+        "preprocessors": preprocessors_contract.observed,
+        "regularizers": regularizers_contract.observed,
+        "schedules": schedules_contract.observed_schedule,
+        "weights": weights_contract.observed,
     }
     return observers[member.family](build(member, settings))
 

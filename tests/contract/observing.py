@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from robustcli.architectures import ImageShape
 from robustcli.attacks import Attack
 from robustcli.attacks.joint_pgd import JointPgd
+from robustcli.contracts import architectures, attacks, diagnostics
+from robustcli.contracts.evaluators import gathered
+from robustcli.contracts.networks import conv_net, gated_net, images, linear_net
 from robustcli.diagnostics import Diagnostic
 from robustcli.evaluators import Evaluator
-from robustcli.promises import architectures, attacks, diagnostics
-from robustcli.promises.evaluators import gathered
-from robustcli.promises.networks import conv_net, gated_net, images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

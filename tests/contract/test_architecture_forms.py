@@ -8,15 +8,15 @@ from members import names_of, shape_for
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
-from robustcli.promises import architectures as architectures_promises
-from robustcli.promises.build import Settings, body_builder, build
-from robustcli.promises.networks import drawn_from
+from robustcli.contracts import architectures as architectures_contract
+from robustcli.contracts.build import Settings, body_builder, build
+from robustcli.contracts.networks import drawn_from
 from robustcli.registry.catalog import catalog
 from robustcli.runtime.memory_format import to_channels_last
 
 pytestmark = pytest.mark.slow
 
-Promise = Callable[[architectures_promises.Body, ImageShape], None]
+Check = Callable[[architectures_contract.Body, ImageShape], None]
 
 CHEAPEST: list[tuple[str, Settings]] = [
     (name, catalog("architectures")[name].smoke) for name in names_of("architectures")
@@ -112,19 +112,19 @@ def test_compiling_changes_nothing(form: tuple[str, Settings]) -> None:
 
 @pytest.mark.parametrize("form", OTHERS, ids=told)
 @pytest.mark.parametrize(
-    "promise",
+    "check",
     [
-        architectures_promises.gives_logits,
-        architectures_promises.treats_each_image_alone,
-        architectures_promises.every_parameter_learns,
-        architectures_promises.is_drawn_from_the_seed,
+        architectures_contract.gives_logits,
+        architectures_contract.treats_each_image_alone,
+        architectures_contract.every_parameter_learns,
+        architectures_contract.is_drawn_from_the_seed,
     ],
-    ids=lambda promise: promise.__name__,
+    ids=lambda check: check.__name__,
 )
-def test_other_layers_keep_the_promises(form: tuple[str, Settings], promise: Promise) -> None:
+def test_other_layers_fulfill_the_contract(form: tuple[str, Settings], check: Check) -> None:
     name, settings = form
     member = catalog("architectures")[name]
-    promise(body_builder(member, settings), shape_for(member, settings))
+    check(body_builder(member, settings), shape_for(member, settings))
 
 
 @pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.full), 224])

@@ -7,10 +7,10 @@ from torch import nn
 
 from robustcli.architectures import Network, Normalize
 from robustcli.architectures.features import classifier_of, with_features
+from robustcli.contracts.build import body_builder
+from robustcli.contracts.model_state import Failing, PlannedError, found_again
+from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import RobustCliError
-from robustcli.promises.build import body_builder
-from robustcli.promises.model_state import Failing, PlannedError, found_again
-from robustcli.promises.networks import conv_net, images
 from robustcli.registry.catalog import catalog
 from robustcli.specs.settings import TrainSettings
 from robustcli.training.model import TrainingModel

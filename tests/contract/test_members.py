@@ -25,9 +25,9 @@ from members import (
 )
 from torch import device, nn
 
+from robustcli.contracts import description
+from robustcli.contracts.build import SHAPES, build, settings_to_try, whole_spec
 from robustcli.errors import RobustCliError
-from robustcli.promises import description
-from robustcli.promises.build import SHAPES, build, settings_to_try, whole_spec
 from robustcli.registry.catalog import FAMILIES, Member, catalog, package_of
 from robustcli.registry.published import published, table
 from robustcli.registry.registry import instantiate

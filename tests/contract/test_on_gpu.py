@@ -10,14 +10,14 @@ from members import names_of, norms_known_to, smoke
 from simulated_gpu import CUDA, GpuTensor, SimulatedGpu, simulated_gpu
 from torch import Tensor, nn
 
+from robustcli.contracts.attacks import RADII
+from robustcli.contracts.defenses import STEPS_PER_EPOCH, THREAT, network_for
+from robustcli.contracts.diagnostics import numbers_in
+from robustcli.contracts.networks import conv_net, drawn_from, gated_net, images, labels
 from robustcli.data.targets import Labels
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.gather import gather
 from robustcli.optimization.progress import Progress
-from robustcli.promises.attacks import RADII
-from robustcli.promises.defenses import STEPS_PER_EPOCH, THREAT, network_for
-from robustcli.promises.diagnostics import numbers_in
-from robustcli.promises.networks import conv_net, drawn_from, gated_net, images, labels
 from robustcli.threat.noise import IndexedNoise, StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
 

@@ -1,4 +1,4 @@
-"""Attacks, weight perturbations, averages and schedules keep their promises."""
+"""Attacks, weight perturbations, averages and schedules fulfill their contracts."""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -12,20 +12,20 @@ import torch
 from members import names_of, norms_known_to, smoke
 from products import cover
 
+from robustcli.contracts import attacks as attacks_contract
+from robustcli.contracts import averaging as averaging_contract
+from robustcli.contracts import diagnostics as diagnostics_contract
+from robustcli.contracts import mixers as mixers_contract
+from robustcli.contracts import preprocessors as preprocessors_contract
+from robustcli.contracts import regularizers as regularizers_contract
+from robustcli.contracts import schedules as schedules_contract
+from robustcli.contracts import spanning
+from robustcli.contracts import weights as weights_contract
+from robustcli.contracts.build import build, settings_to_try
+from robustcli.contracts.cases import checks_in
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.diagnostics import Diagnostic
 from robustcli.optimization.averaging import Averaging
-from robustcli.promises import attacks as attacks_promises
-from robustcli.promises import averaging as averaging_promises
-from robustcli.promises import diagnostics as diagnostics_promises
-from robustcli.promises import mixers as mixers_promises
-from robustcli.promises import preprocessors as preprocessors_promises
-from robustcli.promises import regularizers as regularizers_promises
-from robustcli.promises import schedules as schedules_promises
-from robustcli.promises import spanning
-from robustcli.promises import weights as weights_promises
-from robustcli.promises.build import build, settings_to_try
-from robustcli.promises.check import promises_in
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import AttackBn, Norm
 from robustcli.threat.noise import IndexedNoise
@@ -55,19 +55,19 @@ def variants(family: str, name: str) -> list[Any]:
 )
 def test_attack_stays_inside(name: str, norm: Norm, channels: int) -> None:
     for attack in variants("attacks", name):
-        attacks_promises.stays_inside(attack, norm, channels)
+        attacks_contract.stays_inside(attack, norm, channels)
 
 
-def promises(module: ModuleType, *names: str) -> pytest.MarkDecorator:
-    """Parametrize over the promises of a family that take a member and some arguments."""
-    found = [promise for promise in promises_in(module) if [*signature(promise).parameters][1:] == [*names]]
-    return pytest.mark.parametrize("promise", found, ids=lambda promise: promise.__name__)
+def checks(module: ModuleType, *names: str) -> pytest.MarkDecorator:
+    """Parametrize over the checks of a family that take a member and some arguments."""
+    found = [check for check in checks_in(module) if [*signature(check).parameters][1:] == [*names]]
+    return pytest.mark.parametrize("check", found, ids=lambda check: check.__name__)
 
 
 @in_norms_it_knows
-@promises(attacks_promises, "norm")
-def test_attack(name: str, norm: Norm, promise: Callable[..., None]) -> None:
-    promise(smoke("attacks", name), norm)
+@checks(attacks_contract, "norm")
+def test_attack(name: str, norm: Norm, check: Callable[..., None]) -> None:
+    check(smoke("attacks", name), norm)
 
 
 @in_norms_it_knows
@@ -84,51 +84,51 @@ def test_attack_returns_no_points_for_no_images(name: str, norm: Norm) -> None:
 
 @of_every_attack
 @pytest.mark.parametrize("attack_bn", ["eval", "train", "batch_no_update"])
-@promises(attacks_promises, "norm", "attack_bn")
-def test_attack_leaves_the_model(name: str, attack_bn: AttackBn, promise: Callable[..., None]) -> None:
-    promise(smoke("attacks", name), norms_known_to(name)[0], attack_bn)
+@checks(attacks_contract, "norm", "attack_bn")
+def test_attack_leaves_the_model(name: str, attack_bn: AttackBn, check: Callable[..., None]) -> None:
+    check(smoke("attacks", name), norms_known_to(name)[0], attack_bn)
 
 
 @in_norms_it_does_not_know
 def test_attack_refuses_other_norms(name: str, norm: Norm) -> None:
-    attacks_promises.rejects_other_norms(smoke("attacks", name), norm)
+    attacks_contract.rejects_other_norms(smoke("attacks", name), norm)
 
 
 @of_every_attack
 def test_attack_reports_what_it_declares(name: str) -> None:
     member = catalog("attacks")[name]
-    attacks_promises.reports_what_it_declares(smoke("attacks", name), norms_known_to(name)[0], member.metrics)
+    attacks_contract.reports_what_it_declares(smoke("attacks", name), norms_known_to(name)[0], member.metrics)
 
 
 def of_parts() -> Iterator[Any]:
-    """Yield members of the families whose promises take nothing else, with each of these promises."""
+    """Yield members of the families whose checks take nothing else, with each of these checks."""
     for module in (
-        weights_promises,
-        mixers_promises,
-        preprocessors_promises,
-        regularizers_promises,
-        schedules_promises,
+        weights_contract,
+        mixers_contract,
+        preprocessors_contract,
+        regularizers_contract,
+        schedules_contract,
     ):
         family = module.__name__.rpartition(".")[2]
         for name in names_of(family):
-            for promise in promises_in(module):
-                yield pytest.param(family, name, promise, id=f"{family}.{name}-{promise.__name__}")
+            for check in checks_in(module):
+                yield pytest.param(family, name, check, id=f"{family}.{name}-{check.__name__}")
 
 
-@pytest.mark.parametrize(("family", "name", "promise"), [*of_parts()])
-def test_part(family: str, name: str, promise: Callable[[Any], None]) -> None:
+@pytest.mark.parametrize(("family", "name", "check"), [*of_parts()])
+def test_part(family: str, name: str, check: Callable[[Any], None]) -> None:
     for part in variants(family, name):
-        promise(part)
+        check(part)
 
 
 @pytest.mark.parametrize("name", names_of("averaging"))
-@promises(averaging_promises)
+@checks(averaging_contract)
 @pytest.mark.parametrize("buffers", ["copy", "average", "re_estimate"])
-def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]) -> None:
+def test_averaging(name: str, buffers: str, check: Callable[[Averaging], None]) -> None:
     member = catalog("averaging")[name]
     own = {"buffers": buffers} if "buffers" in member.parameters else {}
     for settings in settings_to_try(member):
-        promise(build(member, {**settings, **own}))
+        check(build(member, {**settings, **own}))
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_a_member_that_follows_training_undeclared_is_refused() -> None:
 
 @pytest.mark.parametrize("name", names_of("diagnostics"))
 @pytest.mark.parametrize("norm", NORMS)
-@promises(diagnostics_promises, "norm")
-def test_diagnostic(name: str, norm: Norm, promise: Callable[[Diagnostic, Norm], None]) -> None:
-    promise(smoke("diagnostics", name), norm)
+@checks(diagnostics_contract, "norm")
+def test_diagnostic(name: str, norm: Norm, check: Callable[[Diagnostic, Norm], None]) -> None:
+    check(smoke("diagnostics", name), norm)
 
 
 @pytest.mark.parametrize(

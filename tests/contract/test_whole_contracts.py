@@ -1,4 +1,4 @@
-"""Defenses, architectures, evaluators, optimizers and data sets keep their promises."""
+"""Defenses, architectures, evaluators, optimizers and data sets fulfill their contracts."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,30 +10,30 @@ from members import names_of, shape_for, smoke
 from products import products
 
 from robustcli.architectures import ImageShape
+from robustcli.contracts import architectures as architectures_contract
+from robustcli.contracts import datasets as datasets_contract
+from robustcli.contracts import defenses as defenses_contract
+from robustcli.contracts import evaluators as evaluators_contract
+from robustcli.contracts import optimizers as optimizers_contract
+from robustcli.contracts.build import SHAPES, body_builder, build, optimizer_maker, settings_to_try
+from robustcli.contracts.cases import checks_in
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import Evaluator
-from robustcli.promises import architectures as architectures_promises
-from robustcli.promises import datasets as datasets_promises
-from robustcli.promises import defenses as defenses_promises
-from robustcli.promises import evaluators as evaluators_promises
-from robustcli.promises import optimizers as optimizers_promises
-from robustcli.promises.build import SHAPES, body_builder, build, optimizer_maker, settings_to_try
-from robustcli.promises.check import promises_in
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import Norm
 
 pytestmark = pytest.mark.slow
 
 
-def named(promise: Callable[..., None]) -> str:
-    return promise.__name__
+def named(check: Callable[..., None]) -> str:
+    return check.__name__
 
 
 @pytest.mark.parametrize("name", names_of("defenses"))
-@pytest.mark.parametrize("promise", promises_in(defenses_promises), ids=named)
-def test_defense(name: str, promise: Callable[[Defense], None]) -> None:
-    promise(smoke("defenses", name))
+@pytest.mark.parametrize("check", checks_in(defenses_contract), ids=named)
+def test_defense(name: str, check: Callable[[Defense], None]) -> None:
+    check(smoke("defenses", name))
 
 
 def other_parts() -> Iterator[Any]:
@@ -60,45 +60,45 @@ def test_defense_with_other_parts(name: str, weights: str, attack_bn: str, regul
     part = {"name": regularizer, **catalog("regularizers")[regularizer].smoke}
     defense = build(member, {**settings, "regularizer": part})
     first_epoch = (0,)
-    with_it, without_it = (defenses_promises.observed(one, first_epoch) for one in (defense, build(member, settings)))
+    with_it, without_it = (defenses_contract.observed(one, first_epoch) for one in (defense, build(member, settings)))
     assert not torch.equal(with_it, without_it)
-    defenses_promises.trains_every_parameter(defense)
-    defenses_promises.restores_modes(defense)
-    defenses_promises.keeps_weights_when_it_fails(defense)
-    defenses_promises.continues_from_its_state(defense)
-    defenses_promises.treats_class_shares_as_labels(defense)
+    defenses_contract.trains_every_parameter(defense)
+    defenses_contract.restores_modes(defense)
+    defenses_contract.keeps_weights_when_it_fails(defense)
+    defenses_contract.continues_from_its_state(defense)
+    defenses_contract.treats_class_shares_as_labels(defense)
 
 
 @pytest.mark.parametrize("name", names_of("architectures"))
 @pytest.mark.parametrize("size", ["small", pytest.param("large", marks=pytest.mark.full)])
-@pytest.mark.parametrize("promise", promises_in(architectures_promises), ids=named)
-def test_architecture(name: str, size: str, promise: Callable[[architectures_promises.Body, ImageShape], None]) -> None:
+@pytest.mark.parametrize("check", checks_in(architectures_contract), ids=named)
+def test_architecture(name: str, size: str, check: Callable[[architectures_contract.Body, ImageShape], None]) -> None:
     member = catalog("architectures")[name]
     shape = shape_for(member, member.smoke) if size == "small" else SHAPES[-1]
-    promise(body_builder(member, member.smoke), shape)
+    check(body_builder(member, member.smoke), shape)
 
 
 @pytest.mark.parametrize("name", names_of("evaluators"))
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_evaluator_gives_a_mask(name: str, norm: Norm) -> None:
-    evaluators_promises.gives_a_mask(smoke("evaluators", name), norm)
+    evaluators_contract.gives_a_mask(smoke("evaluators", name), norm)
 
 
 @pytest.mark.parametrize("name", names_of("evaluators"))
 @pytest.mark.parametrize(
-    "promise",
-    [one for one in promises_in(evaluators_promises) if one is not evaluators_promises.gives_a_mask],
+    "check",
+    [one for one in checks_in(evaluators_contract) if one is not evaluators_contract.gives_a_mask],
     ids=named,
 )
-def test_evaluator(name: str, promise: Callable[[Evaluator], None]) -> None:
-    promise(smoke("evaluators", name))
+def test_evaluator(name: str, check: Callable[[Evaluator], None]) -> None:
+    check(smoke("evaluators", name))
 
 
 @pytest.mark.parametrize("name", names_of("optimizers"))
 def test_optimizer_lowers_a_loss(name: str) -> None:
     member = catalog("optimizers")[name]
     for settings in settings_to_try(member):
-        optimizers_promises.lowers_a_loss(optimizer_maker(member, settings))
+        optimizers_contract.lowers_a_loss(optimizer_maker(member, settings))
 
 
 @pytest.mark.parametrize("name", names_of("datasets"))
@@ -108,7 +108,7 @@ def test_dataset_loads_or_names_what_is_missing(name: str, tmp_path: Path, monke
     member = catalog("datasets")[name]
     for settings in settings_to_try(member):
         try:
-            datasets_promises.is_a_source(lambda settings=settings: build(member, settings))  # type: ignore[misc]
+            datasets_contract.is_a_source(lambda settings=settings: build(member, settings))  # type: ignore[misc]
         except RobustCliError as error:
             key = next(key for key in ("root", "path") if key in member.parameters)
             assert f"data.{key}" in str(error)  # noqa: PT017

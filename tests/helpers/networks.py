@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.contracts.networks import drawn_from
 from robustcli.measuring.network_profile import network_profile
-from robustcli.promises.networks import drawn_from
 
 CIFAR = ImageShape(3, 32, 32, 10)
 IMAGENET = ImageShape(3, 224, 224, 1000)

@@ -10,12 +10,12 @@ from small_training import loop_of
 from torch import Tensor
 
 from robustcli.cli.progress import Screen
+from robustcli.contracts.build import build
+from robustcli.contracts.defenses import network_for
+from robustcli.contracts.networks import images, labels
 from robustcli.data.datasets import Source
 from robustcli.data.splits import Data, prepare
 from robustcli.defenses import Defense
-from robustcli.promises.build import build
-from robustcli.promises.defenses import network_for
-from robustcli.promises.networks import images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.runtime import ranks
 from robustcli.specs.settings import Augment, TrainSettings

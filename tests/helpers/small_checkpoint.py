@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from robustcli.architectures import ImageShape, Network
+from robustcli.contracts.networks import drawn_from, images
 from robustcli.models.build import build_network
-from robustcli.promises.networks import drawn_from, images
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.checkpoint import Checkpoint
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcli.contracts.networks import drawn_from, images, labels
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.optimization.progress import Progress
-from robustcli.promises.networks import drawn_from, images, labels
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 

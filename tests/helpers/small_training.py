@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.mixers import Mixer
 from robustcli.data.mixers.none import Unmixed
@@ -20,7 +21,6 @@ from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.schedules import Schedule
 from robustcli.optimization.schedules.steps import Constant
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.store.records import CheckRecord, Record
 from robustcli.threat.noise import StreamNoise

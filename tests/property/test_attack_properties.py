@@ -21,9 +21,9 @@ from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.mim import Mim
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.clean import Clean
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise

@@ -14,7 +14,7 @@ from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
 from robustcli.attacks.fosc_pgd import FoscPgd
-from robustcli.promises.networks import conv_net, images, labels
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.registry.types import AttackBn
 from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
 

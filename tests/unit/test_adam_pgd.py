@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from robustcli.attacks.adam_pgd import AdamPgd
 from robustcli.attacks.losses import LOSSES
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.passes import count_passes
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

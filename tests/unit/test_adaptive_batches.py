@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.fab import fab_t
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.errors import EvaluationError
 from robustcli.evaluation import adaptive_batches
 from robustcli.evaluation.adaptive_batches import AdaptiveBatches
@@ -19,7 +20,6 @@ from robustcli.evaluation.gather import gather
 from robustcli.evaluators import Stage
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
 

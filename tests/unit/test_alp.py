@@ -9,9 +9,9 @@ import torch
 from small_logits import ONE_HOT, SHARES, Z_ADV, Array, Z, ce, gradients, has_the_gradient_of_finite_differences, outer
 from small_steps import counted, tracked, train
 
+from robustcli.contracts.networks import conv_net
 from robustcli.defenses.alp import AlpLoss, alp
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net
 
 
 def loss_of(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.losses import targeted_dlr
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.errors import RobustCliError
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -45,6 +45,7 @@ from robustcli.bench.tables import conformance_rows, describe_conformance, markd
 from robustcli.bench.train import bench_train
 from robustcli.bench.variants import Request
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import autoattack as autoattack_evaluator
 from robustcli.evaluators.autoattack import AutoAttack
@@ -55,7 +56,6 @@ from robustcli.measuring.counters import peak_bytes, peak_of_update
 from robustcli.measuring.machine import Circumstances, Machine
 from robustcli.measuring.passes import PassesAlone, least_passes, passes_by_kind
 from robustcli.measuring.timing import Spread, Stopwatch, Timed, Timings, measure, speed, verdict
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.passes import Passes
 from robustcli.store.provenance import this_session, version_of

@@ -38,12 +38,12 @@ from robustcli.bench.results import (
 from robustcli.bench.scaling import bench_scaling, fitted
 from robustcli.bench.subjects import BenchSubject
 from robustcli.bench.tables import markdown_of
+from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import RobustCliError
 from robustcli.measuring import timing
 from robustcli.measuring.machine import Machine
 from robustcli.measuring.network_profile import Profile
 from robustcli.measuring.timing import Spread
-from robustcli.promises.networks import conv_net, images
 from robustcli.registry.registry import MemberSpec
 from robustcli.store.passes import Passes
 from robustcli.store.provenance import this_session

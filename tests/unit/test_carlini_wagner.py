@@ -14,10 +14,10 @@ from robustcli.attacks import carlini_wagner
 from robustcli.attacks.adam import Adam
 from robustcli.attacks.carlini_wagner import CarliniWagner
 from robustcli.attacks.fab import Fab
+from robustcli.contracts.networks import conv_net, images, linear_net
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attack import Attacked
-from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.threat.threat import ThreatModel
 
 WIDE = ThreatModel("l2", Fraction(100))

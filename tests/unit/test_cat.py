@@ -10,6 +10,7 @@ from small_steps import COUNT, LINF, batch, counted, labeled
 from torch import nn
 
 from robustcli.attacks.none import NoAttack
+from robustcli.contracts.networks import conv_net
 from robustcli.defenses import Batch
 from robustcli.defenses.cat import ScoredCrossEntropy, cat
 from robustcli.defenses.min_max import MinMax, MinMaxStep
@@ -17,7 +18,6 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net
 from robustcli.threat.noise import StreamNoise
 
 PER_EPOCH, EPOCHS = 3, 4

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.build import body_builder
+from robustcli.contracts.networks import conv_net, images, linear_net
 from robustcli.diagnostics.interval_bounds import IntervalBounds
 from robustcli.diagnostics.randomized_smoothing import RandomizedSmoothing
 from robustcli.errors import EvaluationError, RobustCliError
@@ -28,8 +30,6 @@ from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.randomized_smoothing import RandomizedSmoothing as SmoothingEvaluator
 from robustcli.evaluators.smoothing import Smoothing
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.promises.build import body_builder
-from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.catalog import catalog
 from robustcli.statistics import most_by_chance
 from robustcli.store.evaluations import Evaluation, broken_certificates

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.none import NoAttack
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.defenses import Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import SpecError
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
 from robustcli.store.files import read_json

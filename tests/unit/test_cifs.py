@@ -19,11 +19,11 @@ from robustcli.architectures.small_cnn import small_cnn
 from robustcli.architectures.wide_resnet import wide_resnet
 from robustcli.attacks.joint_pgd import JointPgd, JointScores, joint_loss
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, drawn_from, gated_net, images, labels
 from robustcli.defenses import Batch
 from robustcli.defenses.cifs import CifsLoss, cifs
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.promises.networks import conv_net, drawn_from, gated_net, images, labels
 
 resnet18 = ARCHITECTURES.get("resnet18")
 preact_resnet18 = ARCHITECTURES.get("preact_resnet18")

@@ -13,6 +13,7 @@ import torch
 from small_training import CPU, RecordedLoop, loop_of
 from torch import Tensor, nn
 
+from robustcli.contracts.networks import drawn_from
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.splits import prepare
 from robustcli.defenses import Defense
@@ -20,7 +21,6 @@ from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import CollapseError
 from robustcli.optimization.averaging.none import LastWeights
-from robustcli.promises.networks import drawn_from
 from robustcli.specs.settings import TrainSettings
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel

@@ -19,12 +19,12 @@ from robustcli.attacks.crafting import crafting
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net, images
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net, images
 from robustcli.runtime.compiled import CompiledCalls
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import robustcli
+from robustcli.contracts.evaluators import gathered
 from robustcli.data.corruption_kinds import corrupted
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.wording import threats_of, verdict
 from robustcli.evaluators.corruptions import Corruption, Corruptions
-from robustcli.promises.evaluators import gathered
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 

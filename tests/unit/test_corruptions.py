@@ -11,6 +11,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from robustcli.contracts.networks import images, linear_net
 from robustcli.data.corruption_blurs import (
     defocus_blur,
     elastic_transform,
@@ -22,7 +23,6 @@ from robustcli.data.corruption_blurs import (
 from robustcli.data.corruption_kinds import KINDS, corrupted, fog, pixelate, snow
 from robustcli.diagnostics.corruptions import Corruptions
 from robustcli.errors import RobustCliError
-from robustcli.promises.networks import images, linear_net
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 

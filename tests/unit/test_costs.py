@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from robustcli.contracts.costs import costs_at_most_what_it_declares, costs_what_it_declares
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Step
 from robustcli.defenses.alp import alp
@@ -40,8 +42,6 @@ from robustcli.measuring.passes import PassCounter, passes_by_kind
 from robustcli.optimization.regularizers.grad_norm import GradNorm
 from robustcli.optimization.weights.awp import Awp
 from robustcli.optimization.weights.sam import Sam
-from robustcli.promises.costs import costs_at_most_what_it_declares, costs_what_it_declares
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family, OtherThreat

@@ -10,9 +10,9 @@ from test_hyperplane import shortest
 from torch import Tensor, nn
 
 from robustcli.attacks.deepfool import DeepFool
+from robustcli.contracts.networks import conv_net, images, linear_net
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attack import Attacked
-from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.threat import ThreatModel
 

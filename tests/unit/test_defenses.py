@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.natural import natural
@@ -23,7 +24,6 @@ from robustcli.defenses.trades import trades
 from robustcli.optimization.averaging.ema import Ema
 from robustcli.optimization.averaging.swa import Swa
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.threat.noise import Noise, StreamNoise
 from robustcli.threat.threat import ThreatModel

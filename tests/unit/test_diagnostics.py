@@ -14,6 +14,7 @@ from robustcli.attacks import Attack
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.none import NoAttack
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import drawn_from, linear_net
 from robustcli.diagnostics.calibration import Calibration
 from robustcli.diagnostics.distortion import Distortion
 from robustcli.diagnostics.eps_curve import EpsCurve
@@ -25,7 +26,6 @@ from robustcli.diagnostics.per_class import PerClass
 from robustcli.diagnostics.restarts_curve import RestartsCurve
 from robustcli.diagnostics.steps_curve import StepsCurve
 from robustcli.errors import EvaluationError, RobustCliError
-from robustcli.promises.networks import drawn_from, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel

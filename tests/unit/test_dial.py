@@ -11,12 +11,12 @@ from small_steps import LINF, batch, counted, labeled, same, tracked, train
 from torch import Tensor, nn
 
 from robustcli.attacks.losses import kl_divergence
+from robustcli.contracts.networks import conv_net
 from robustcli.defenses import Batch
 from robustcli.defenses.dial import DialLoss, Reversal, dial, domain_head
 from robustcli.defenses.trades import trades
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net
 from robustcli.threat.noise import StreamNoise
 
 

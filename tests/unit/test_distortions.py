@@ -9,9 +9,9 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
+from robustcli.contracts.networks import images
 from robustcli.data.augmentation import augment
 from robustcli.data.distortions import DRAWS, distorted
-from robustcli.promises.networks import images
 from robustcli.specs.settings import Augment
 from robustcli.threat.noise import StreamNoise
 

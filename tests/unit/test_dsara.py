@@ -20,6 +20,7 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import OPERATIONS
 from robustcli.architectures.supernet import KINDS, Mixture, Supernet, strongest
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net, drawn_from, images, search_net
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.splits import Data, prepare
 from robustcli.data.targets import Labels
@@ -28,7 +29,6 @@ from robustcli.defenses.dsara import SearchLoss, dsara, natural_share, unrolled_
 from robustcli.defenses.min_max import MinMaxStep
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.promises.networks import conv_net, drawn_from, images, search_net
 from robustcli.registry.catalog import describe
 from robustcli.specs.derivation import derived_spec
 from robustcli.specs.settings import TrainSettings

@@ -14,6 +14,7 @@ from torch import Tensor
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.data.targets import Labels
 from robustcli.defenses import Batch
 from robustcli.defenses.dynamic_at import RunningSelfWeighted, dynamic_at
@@ -21,7 +22,6 @@ from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, StreamNoise
 from robustcli.threat.threat import ThreatModel

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images
 from robustcli.evaluation import gather as gather_module
 from robustcli.evaluation import progress as module
 from robustcli.evaluation.evidence import Evidence
@@ -15,7 +16,6 @@ from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.progress import StageLines, StageProgress
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.promises.networks import conv_net, images
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.deepfool import DeepFool
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.consistency import check_lines
 from robustcli.evaluation.evaluate import evaluate
@@ -33,7 +34,6 @@ from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.promises.networks import conv_net, images
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net, gated_net, images, labels
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.extra import Extra, Joined, read_extra
 from robustcli.data.loading import load_data
@@ -22,7 +23,6 @@ from robustcli.defenses.cifs import cifs
 from robustcli.defenses.mart import mart
 from robustcli.defenses.trades import TradesLoss, trades
 from robustcli.errors import RobustCliError
-from robustcli.promises.networks import conv_net, gated_net, images, labels
 from robustcli.specs.settings import Augment
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.checkpoint import Checkpoint

@@ -11,8 +11,8 @@ from test_hyperplane import shortest
 from torch import Tensor, nn
 
 from robustcli.attacks.fab import Fab, fab_t
+from robustcli.contracts.networks import conv_net, images, labels, linear_net
 from robustcli.evaluation.passes import count_passes
-from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.threat import ThreatModel
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.defenses.fat import fat
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.noise import IndexedNoise, StreamNoise
 
 COUNT = 24

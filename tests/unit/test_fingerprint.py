@@ -12,10 +12,10 @@ import torch
 from test_imports import IMPORTS, PACKAGE
 from torch import Tensor, nn
 
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.evaluation import fingerprint as fingerprint_module
 from robustcli.evaluation.fingerprint import _DECIDING, code_digest, evaluator_text, fingerprint, in_present_names
 from robustcli.models.digest import code_of, network_digest, weights_digest
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.threat.threat import ThreatModel
 

@@ -12,6 +12,7 @@ import torch
 from small_training import CPU, THREAT, RecordedLoop, Recorder, loop_of, training_of
 from torch import Tensor, nn
 
+from robustcli.contracts.networks import conv_net, drawn_from, images, labels
 from robustcli.data.targets import Labels
 from robustcli.defenses import Metrics
 from robustcli.defenses.free import Free, FreeStep
@@ -20,7 +21,6 @@ from robustcli.errors import Interrupted, NotFiniteError, RobustCliError
 from robustcli.optimization.averaging.ema import Ema
 from robustcli.optimization.averaging.swa import Swa
 from robustcli.optimization.progress import Progress
-from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.registry.types import Norm
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.frank_wolfe import FrankWolfe
+from robustcli.contracts.networks import conv_net, images, labels, linear_net
 from robustcli.data.targets import Labels
 from robustcli.defenses.fw_at import fw_at
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
-from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

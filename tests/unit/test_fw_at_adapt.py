@@ -11,12 +11,12 @@ from small_steps import COUNT, LINF, batch, counted, labeled
 from torch import nn
 
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net, linear_net
 from robustcli.data.targets import Labels
 from robustcli.defenses.fw_at_adapt import AdaptedSteps, fw_at_adapt
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.promises.networks import conv_net, linear_net
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import StreamNoise
 from robustcli.workflows.train import run_experiment

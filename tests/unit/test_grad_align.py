@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from small_training import CPU, THREAT
 from torch import Tensor, nn
 
+from robustcli.contracts.networks import conv_net, drawn_from, images, labels, linear_net
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Metrics
 from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.grad_align import GradAlign, mean_cosine
 from robustcli.optimization.progress import Progress
-from robustcli.promises.networks import conv_net, drawn_from, images, labels, linear_net
 from robustcli.registry.types import AttackBn
 from robustcli.threat.noise import StreamNoise
 

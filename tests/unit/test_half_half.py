@@ -5,11 +5,11 @@ import torch
 from small_logits import ONE_HOT, SHARES, Z_ADV, Array, Z, ce, has_the_gradient_of_finite_differences, outer
 from small_steps import counted, same, tracked, train
 
+from robustcli.contracts.networks import conv_net
 from robustcli.defenses.alp import alp
 from robustcli.defenses.half_half import MixedCrossEntropy, half_half
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
-from robustcli.promises.networks import conv_net
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])

@@ -14,13 +14,13 @@ from torch import nn
 
 from robustcli.attacks.losses import kl_divergence
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net
 from robustcli.defenses import Batch
 from robustcli.defenses.hat import HatLoss, RunningHat, hat
 from robustcli.defenses.trades import trades
 from robustcli.errors import Interrupted, RobustCliError
 from robustcli.optimization.rates import set_rates
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.checkpoint import Checkpoint

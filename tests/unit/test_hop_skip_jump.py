@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from robustcli.attacks.hop_skip_jump import HopSkipJump, _Oracle
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images, linear_net
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attack import Attacked
-from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

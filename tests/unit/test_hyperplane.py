@@ -7,7 +7,7 @@ from scipy.optimize import linprog, minimize
 from simulated_gpu import simulated_gpu
 from torch import Tensor
 
-from robustcli.promises.networks import images
+from robustcli.contracts.networks import images
 from robustcli.registry.types import Norm
 from robustcli.threat.hyperplane import plane_distance, towards_plane
 from robustcli.threat.threat import ThreatModel

@@ -21,7 +21,7 @@ BANDS = tuple(
     line.split()
     for line in (
         "__main__ api cli reports",
-        "workflows bench measuring promises",
+        "workflows bench measuring contracts",
         "training evaluation diagnostics defenses evaluators attacks architectures preprocessors "
         "optimization data models",
         "store specs threat registry runtime statistics errors __init__",

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.sknet import BranchAttention, sknet
+from robustcli.contracts.networks import conv_net, drawn_from, images, labels
 from robustcli.diagnostics.kernel_attention import KernelAttention
 from robustcli.errors import RobustCliError
-from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

@@ -15,8 +15,8 @@ from robustcli.architectures.convnorm import PreconditionedConv2d
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.downsampling import SpectralPool
 from robustcli.architectures.induced_norms import dense_matrix, map_of, output_count, row_and_column_sums, taps_of_norm
+from robustcli.contracts.networks import drawn_from
 from robustcli.diagnostics.layer_norms import LayerNorms
-from robustcli.promises.networks import drawn_from
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

@@ -21,10 +21,10 @@ from small_logits import (
 )
 from small_steps import counted, same, tracked, train
 
+from robustcli.contracts.networks import conv_net
 from robustcli.defenses.mart import MartLoss, mart
 from robustcli.defenses.min_max import MinMax
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net
 
 CERTAIN = 60.0 * torch.eye(5, dtype=torch.float64)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from robustcli.attacks.mim import Mim
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.evaluation.passes import count_passes
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.threat import ThreatModel
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from small_training import CPU, Recorder, loop_of, training_of
 from torch import Tensor
 
+from robustcli.contracts.networks import images, labels
 from robustcli.data.augmentation import augment
 from robustcli.data.mixers import Mixer
 from robustcli.data.mixers.cutmix import CutMix
@@ -17,7 +18,6 @@ from robustcli.data.mixers.mixup import MixUp
 from robustcli.data.mixers.none import Unmixed
 from robustcli.data.mixers.partners import beta, partners
 from robustcli.data.targets import Labels
-from robustcli.promises.networks import images, labels
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.threat.noise import StreamNoise
 from robustcli.training.loop import fit

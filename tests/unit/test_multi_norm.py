@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.multi_threat import Alternate, Msd, WorstOf
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.defenses import Batch
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.multi_norm import VersionsCrossEntropy, multi_norm
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import OtherThreat
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import Noise

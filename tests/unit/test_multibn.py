@@ -16,12 +16,12 @@ from robustcli.architectures.features import classifier_of
 from robustcli.architectures.multibn import multibn as multibn_network
 from robustcli.architectures.small_cnn import small_cnn
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import branched_net, conv_net, drawn_from, images, labels
 from robustcli.data.targets import Labels
 from robustcli.defenses import Batch
 from robustcli.defenses.half_half import half_half
 from robustcli.defenses.multibn import BranchesCrossEntropy, multibn
 from robustcli.errors import RobustCliError
-from robustcli.promises.networks import branched_net, conv_net, drawn_from, images, labels
 from robustcli.registry.types import OtherThreat
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustcli.architectures import Normalize
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.square import Square
+from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.preflight import preflight
@@ -19,7 +20,6 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.models.digest import weights_digest
 from robustcli.models.external import ExternalNetwork, require_values
-from robustcli.promises.networks import conv_net, images
 from robustcli.threat.threat import ThreatModel
 
 THREAT = ThreatModel("linf", Fraction(1, 100))

@@ -13,8 +13,8 @@ from robustcli.attacks.ascent import Look, Repeats
 from robustcli.attacks.gradient import input_gradient, mean_input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd, eot_pgd, tpgd
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.evaluation.passes import count_passes
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.threat import ThreatModel
 
 THREAT = ThreatModel("linf", Fraction(3, 100))

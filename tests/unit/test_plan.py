@@ -19,6 +19,7 @@ from robustcli.attacks.settings import with_settings
 from robustcli.attacks.square import Square
 from robustcli.bench.autoattack import least_of_autoattack
 from robustcli.cli.plan import _share
+from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators import Evaluator, Stage
@@ -29,7 +30,6 @@ from robustcli.evaluators.corruptions import Corruptions
 from robustcli.evaluators.other_threat import Under
 from robustcli.measuring import timing
 from robustcli.measuring.memory import fitting, free_bytes, is_out_of_memory
-from robustcli.promises.networks import conv_net, images
 from robustcli.reports.plan import lines_of, sweep_table, tables_of
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml

@@ -13,6 +13,7 @@ from robustcli.attacks.hop_skip_jump import HopSkipJump
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
 from robustcli.attacks.square import Square
+from robustcli.contracts.networks import conv_net, images, linear_net
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluators import AttackContext, Evaluator, Stage
@@ -21,7 +22,6 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 

@@ -22,12 +22,12 @@ from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.data.loading import load_data
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.registry import instantiate
 from robustcli.runtime import precision
 from robustcli.runtime.device import choose_device

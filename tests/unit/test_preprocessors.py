@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import robustcli
 from robustcli.architectures import Network, Normalize
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, images
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluators import Evaluator
 from robustcli.evaluators.attack import Attacked
@@ -25,7 +26,6 @@ from robustcli.preprocessors import Preprocessor
 from robustcli.preprocessors.bit_depth import BitDepth
 from robustcli.preprocessors.jpeg import Jpeg
 from robustcli.preprocessors.resize_pad import ResizePad
-from robustcli.promises.networks import conv_net, images
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.threat import ThreatModel
 

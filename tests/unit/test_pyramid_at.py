@@ -13,11 +13,11 @@ from robustcli.attacks.crafting import crafting
 from robustcli.attacks.matched_masks import masks_matched
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.pyramid import Pyramid, spread
+from robustcli.contracts.networks import conv_net, drawn_from, images, labels
 from robustcli.defenses import Batch
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pyramid_at import MatchedCrossEntropy, pyramid_at
 from robustcli.errors import RobustCliError
-from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 

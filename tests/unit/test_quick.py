@@ -13,6 +13,7 @@ from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.targets import nearest_classes
+from robustcli.contracts.networks import conv_net, images
 from robustcli.evaluation.consistency import check_derived
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.evidence import SURVIVES, Evidence
@@ -24,7 +25,6 @@ from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.quick import Quick
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.promises.networks import conv_net, images
 from robustcli.registry.types import Norm
 from robustcli.statistics import hypergeometric_interval
 from robustcli.store.evaluations import Evaluation

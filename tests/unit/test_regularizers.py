@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.induced_norms import taps_of_norm
+from robustcli.contracts.networks import conv_net, drawn_from, images, labels
 from robustcli.defenses.free import Free
 from robustcli.defenses.fw_at_adapt import fw_at_adapt
 from robustcli.defenses.grad_align import GradAlign
@@ -26,7 +27,6 @@ from robustcli.optimization.regularizers.grad_norm import GradNorm
 from robustcli.optimization.regularizers.norm_decay import NormDecay
 from robustcli.optimization.regularizers.svc import Svc, clipped
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import StreamNoise
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from small_steps import LINF, batch, counted, labeled, progress, same, tracked, train
 
+from robustcli.contracts.networks import conv_net
 from robustcli.defenses.mart import mart
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.optimization.weights.sam import Sam
-from robustcli.promises.networks import conv_net
 from robustcli.threat.noise import StreamNoise
 
 BASES: dict[str, Any] = {

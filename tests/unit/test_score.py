@@ -19,10 +19,10 @@ from small_logits import (
 from small_steps import counted, tracked, train
 
 from robustcli.attacks.losses import LOSSES
+from robustcli.contracts.networks import conv_net
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.score import ScoreLoss, score
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net
 
 
 def loss_of(beta: float = 4.0, clip_robust: float = 0.0, clip_total: float = 0.0) -> ScoreLoss:

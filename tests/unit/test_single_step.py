@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.n_fgsm import NFgsm
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net, drawn_from, images, labels, linear_net
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.defenses.fgsm import fgsm
@@ -25,7 +26,6 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.rs_fgsm import rs_fgsm
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net, drawn_from, images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel

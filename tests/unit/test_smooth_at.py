@@ -7,11 +7,11 @@ from small_steps import COUNT, LINF, batch, counted, progress, same, train
 from robustcli.attacks import Attack
 from robustcli.attacks.none import NoAttack
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import conv_net
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.promises.networks import conv_net
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import IndexedNoise

@@ -8,6 +8,7 @@ import torch
 from small_training import COUNT, CPU, Recorder, loop_of, training_of
 from torch import Tensor, nn
 
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.mixers import Mixer
 from robustcli.data.mixers.cutmix import CutMix
@@ -20,7 +21,6 @@ from robustcli.defenses.free import Free
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import Interrupted
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import StreamNoise

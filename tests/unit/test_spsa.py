@@ -12,9 +12,9 @@ from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
+from robustcli.contracts.networks import conv_net, images, labels, linear_net
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attack import Attacked
-from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.threat import ThreatModel
 

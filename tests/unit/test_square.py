@@ -27,9 +27,9 @@ from robustcli.attacks.square_tiles import (
     numbers_per_proposal,
     window_side,
 )
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attack import Attacked
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

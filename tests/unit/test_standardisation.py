@@ -9,11 +9,11 @@ from torch import nn
 
 from robustcli.architectures import ImageShape, Network, Normalize, Standardize
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net, images
 from robustcli.diagnostics.layer_norms import LayerNorms
 from robustcli.models.build import build_network, network_of
 from robustcli.models.model import LoadedModel
 from robustcli.models.start import start_from
-from robustcli.promises.networks import conv_net, images
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec

@@ -11,10 +11,10 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from robustcli.architectures import ImageShape
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import drawn_from
 from robustcli.errors import RobustCliError
 from robustcli.models.build import build_network
 from robustcli.models.start import start_from as start
-from robustcli.promises.networks import drawn_from
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec

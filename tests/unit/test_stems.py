@@ -15,8 +15,8 @@ from torch import nn
 from robustcli.architectures import ImageShape
 from robustcli.architectures.stems import make_stem_small
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import drawn_from
 from robustcli.errors import RobustCliError
-from robustcli.promises.networks import drawn_from
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json
 from robustcli.workflows.train import run_experiment

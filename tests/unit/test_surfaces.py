@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.fgsm import Fgsm
+from robustcli.contracts.networks import conv_net, images, linear_net
 from robustcli.diagnostics.input_surface import InputSurface
 from robustcli.diagnostics.weight_surface import WeightSurface, moved, random_direction
-from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, Noise, derive
 from robustcli.threat.threat import ThreatModel

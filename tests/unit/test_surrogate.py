@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.surrogate import Surrogate, SurrogateCopy
+from robustcli.contracts.networks import conv_net, images, linear_net
 from robustcli.errors import EvaluationError
 from robustcli.evaluation import searches
 from robustcli.evaluation.evidence import Evidence
@@ -25,7 +26,6 @@ from robustcli.evaluation.run_attack import AttackOutcome
 from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.statistics import unseen_at_most
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.crafting import evaluating
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import conv_net, drawn_from, images, labels
 from robustcli.data.loading import load_data
 from robustcli.data.splits import Data
 from robustcli.data.targets import Labels
@@ -30,7 +31,6 @@ from robustcli.optimization.averaging.swa import Swa
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.schedules.steps import Multistep
 from robustcli.optimization.weights.awp import Awp
-from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.checkpoint import CheckedCheckpoint, Checkpoint, TrainingState

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import Network
 from robustcli.attacks.pgd import Pgd
+from robustcli.contracts.networks import images
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.evidence import Evidence
@@ -23,7 +24,6 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.transfer_attack import Transferred
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.promises.networks import images
 from robustcli.store.checkpoint import Checkpoint
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -15,8 +15,8 @@ from torchvision.models.convnext import CNBlockConfig
 from robustcli.architectures import ImageShape
 from robustcli.architectures.transformer_parts import StochasticDepth, late_strides, rising_rates
 from robustcli.attacks.matched_masks import masks_matched
+from robustcli.contracts.networks import drawn_from
 from robustcli.errors import RobustCliError
-from robustcli.promises.networks import drawn_from
 
 Settings = dict[str, Any]
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
 from robustcli.cli.progress import Screen
+from robustcli.contracts.networks import images, linear_net
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.wording import threats_of
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.promises.networks import images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json, write_json

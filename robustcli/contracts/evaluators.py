@@ -1,4 +1,4 @@
-"""Promises of every evaluator."""
+"""Contract of every evaluator."""
 
 import warnings
 from dataclasses import replace
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.settings import has_setting
+from robustcli.contracts.attacks import RADII
+from robustcli.contracts.model_state import found_again
+from robustcli.contracts.networks import conv_net, images
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators import AttackContext, Evaluator, Stage
-from robustcli.promises.attacks import RADII
-from robustcli.promises.model_state import found_again
-from robustcli.promises.networks import conv_net, images
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

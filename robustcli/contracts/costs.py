@@ -1,4 +1,4 @@
-"""Promises of the declared cost of an update."""
+"""Contract of the declared cost of an update."""
 
 from dataclasses import astuple
 from fractions import Fraction
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.crafting import crafting
+from robustcli.contracts.build import build, usual_norm
+from robustcli.contracts.defenses import THREAT, batch, network_for
+from robustcli.contracts.networks import conv_net, images
 from robustcli.data.targets import Labels
 from robustcli.evaluation.gather import gather
 from robustcli.measuring.passes import passes_by_kind
 from robustcli.optimization.progress import Progress
-from robustcli.promises.build import build, usual_norm
-from robustcli.promises.defenses import THREAT, batch, network_for
-from robustcli.promises.networks import conv_net, images
 from robustcli.registry.catalog import Member
 from robustcli.threat.noise import IndexedNoise, StreamNoise
 from robustcli.threat.threat import ThreatModel

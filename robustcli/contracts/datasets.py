@@ -1,4 +1,4 @@
-"""Promises of every data set."""
+"""Contract of every data set."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Promises of every schedule."""
+"""Contract of every schedule."""
 
 import math
 

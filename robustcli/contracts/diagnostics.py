@@ -1,4 +1,4 @@
-"""Promises of every diagnostic."""
+"""Contract of every diagnostic."""
 
 import json
 import math
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from robustcli.contracts.attacks import RADII
+from robustcli.contracts.model_state import Failing, found_again
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.diagnostics import Diagnostic
-from robustcli.promises.attacks import RADII
-from robustcli.promises.model_state import Failing, found_again
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -1,11 +1,11 @@
-"""Promises of every mixer."""
+"""Contract of every mixer."""
 
 import torch
 from torch import Tensor, nn
 
+from robustcli.contracts.networks import images, labels
 from robustcli.data.mixers import Mixer
 from robustcli.data.targets import Labels
-from robustcli.promises.networks import images, labels
 from robustcli.threat.noise import StreamNoise
 
 _COUNT = 9

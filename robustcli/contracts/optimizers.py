@@ -1,4 +1,4 @@
-"""Promises of every optimizer."""
+"""Contract of every optimizer."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,10 +1,10 @@
-"""Promises of every preprocessor."""
+"""Contract of every preprocessor."""
 
 import torch
 from torch import Tensor
 
+from robustcli.contracts.networks import drawn_from, images
 from robustcli.preprocessors import Preprocessor
-from robustcli.promises.networks import drawn_from, images
 
 _COUNT = 6
 

@@ -1,11 +1,11 @@
-"""Promise of members that follow the progress of training: they declare if they read the length of the run."""
+"""Check of members that follow the progress of training: they declare if they read the length of the run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from robustcli.contracts import averaging, defenses, regularizers, schedules, weights
 from robustcli.optimization.progress import Progress
-from robustcli.promises import averaging, defenses, regularizers, schedules, weights
 
 DRIVES: dict[str, Callable[[Any], object]] = {
     "averaging": averaging.continues_from_its_state,

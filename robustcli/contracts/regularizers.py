@@ -1,14 +1,14 @@
-"""Promises of every regularizer."""
+"""Contract of every regularizer."""
 
 import torch
 from torch import Tensor, nn
 
+from robustcli.contracts.defenses import through_a_file
+from robustcli.contracts.model_state import changes, found_again, snapshot
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularizers import Regularizer, RunningRegularizer, add_penalty
 from robustcli.optimization.regularizers.none import Unregularized
-from robustcli.promises.defenses import through_a_file
-from robustcli.promises.model_state import changes, found_again, snapshot
-from robustcli.promises.networks import conv_net, images, labels
 
 _STEPS_PER_EPOCH = 4
 

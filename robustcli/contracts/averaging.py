@@ -1,15 +1,15 @@
-"""Promises of every average of weights."""
+"""Contract of every average of weights."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from robustcli.contracts.defenses import through_a_file
+from robustcli.contracts.model_state import found_again
+from robustcli.contracts.networks import conv_net, images
 from robustcli.optimization.averaging import Averaging, RunningAverage
 from robustcli.optimization.progress import Progress
-from robustcli.promises.defenses import through_a_file
-from robustcli.promises.model_state import found_again
-from robustcli.promises.networks import conv_net, images
 
 _STEPS_PER_EPOCH = 3
 

@@ -1,4 +1,4 @@
-"""Promises of every weight perturbation."""
+"""Contract of every weight perturbation."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from robustcli.contracts.model_state import Failing, PlannedError, changes, found_again, snapshot
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights import WeightPerturbation
 from robustcli.optimization.weights.none import Unperturbed
-from robustcli.promises.model_state import Failing, PlannedError, changes, found_again, snapshot
-from robustcli.promises.networks import conv_net, images, labels
 
 _PROGRESS = Progress(0, steps_per_epoch=4, epochs=10)
 

@@ -1,4 +1,4 @@
-"""The promises of one member, ready to run."""
+"""The checks of one member, ready to run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, get_args
 
 from robustcli.architectures import ImageShape
-from robustcli.promises import (
+from robustcli.contracts import (
     architectures,
     attacks,
     averaging,
@@ -28,7 +28,7 @@ from robustcli.promises import (
     spanning,
     weights,
 )
-from robustcli.promises.build import (
+from robustcli.contracts.build import (
     body_builder,
     build,
     optimizer_maker,
@@ -40,18 +40,18 @@ from robustcli.registry.catalog import Member, describe
 from robustcli.registry.signatures import without_doc
 from robustcli.registry.types import AttackBn, Norm
 
-# Combinations of the arguments of a promise besides the member, by their names.
+# Combinations of the arguments of a check besides the member, by their names.
 _Given = Mapping[tuple[str, ...], Iterable[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One promise of one member.
+    """One check of one member.
 
     Args:
-        name: name of the promise, with its arguments in brackets.
-        run: raises AssertionError if the promise is broken.
-        is_advice: whether a broken promise is only a warning.
+        name: name of the check, with its arguments in brackets.
+        run: raises AssertionError if the check fails.
+        is_advice: whether a failure is only a warning.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Case:
 
 
 def cases_of(member: Member) -> Iterator[Case]:
-    """Yield every promise of a member, with its declared cheap settings."""
-    for promise in (
+    """Yield every check of a member, with its declared cheap settings."""
+    for check in (
         description.source_is_what_is_imported,
         description.smoke_gives_what_has_no_default,
         description.has_reference_and_describes_every_parameter,
     ):
-        yield _case(promise, member)
+        yield _case(check, member)
     if member.family in description.ADVISED:
         yield _case(description.says_when_to_use_it, member, is_advice=True)
     if member.family != "diagnostics":
@@ -74,9 +74,9 @@ def cases_of(member: Member) -> Iterator[Case]:
     yield from _FAMILIES[member.family](member)
 
 
-def _case(promise: Callable[..., None], *given: Any, on: str = "", is_advice: bool = False) -> Case:
-    name = promise.__name__ + (f"[{on}]" if on else "")
-    return Case(name, partial(promise, *given), is_advice)
+def _case(check: Callable[..., None], *given: Any, on: str = "", is_advice: bool = False) -> Case:
+    name = check.__name__ + (f"[{on}]" if on else "")
+    return Case(name, partial(check, *given), is_advice)
 
 
 def _named_in_a_spec(member: Member) -> None:
@@ -84,8 +84,8 @@ def _named_in_a_spec(member: Member) -> None:
     assert type(spec).parse(spec.to_yaml(), "the printed spec") == spec, "a spec with it changes when it is printed"
 
 
-def promises_in(module: ModuleType) -> list[Callable[..., None]]:
-    """Return the promises of a family: the public functions of its module that return nothing, in their order."""
+def checks_in(module: ModuleType) -> list[Callable[..., None]]:
+    """Return the checks of a family: the public functions of its module that return nothing, in their order."""
     return [
         found
         for name, found in vars(module).items()
@@ -95,23 +95,23 @@ def promises_in(module: ModuleType) -> list[Callable[..., None]]:
 
 
 def _each(module: ModuleType) -> Callable[[Member], Iterator[Case]]:
-    """Promises of a family whose members need no further arguments."""
+    """Checks of a family whose members need no further arguments."""
 
     def cases(member: Member) -> Iterator[Case]:
         if member.family in spanning.DRIVES:
             yield Case("declares_that_it_spans_training", lambda: _spanning(member, build(member, member.smoke)))
-        for promise in promises_in(module):
-            yield Case(promise.__name__, lambda promise=promise: promise(build(member, member.smoke)))  # type: ignore[misc]
+        for check in checks_in(module):
+            yield Case(check.__name__, lambda check=check: check(build(member, member.smoke)))  # type: ignore[misc]
 
     return cases
 
 
 def _given_to_each(module: ModuleType, built: Any, given: _Given) -> Iterator[Case]:
-    """Promises of a built member, each with all its combinations of arguments."""
-    for promise in promises_in(module):
-        _, *names = signature(promise).parameters
+    """Checks of a built member, each with all its combinations of arguments."""
+    for check in checks_in(module):
+        _, *names = signature(check).parameters
         for values in given[tuple(names)]:
-            yield _case(promise, built, *values, on=", ".join(map(str, values)))
+            yield _case(check, built, *values, on=", ".join(map(str, values)))
 
 
 def _attack(member: Member) -> Iterator[Case]:
@@ -128,16 +128,16 @@ def _attack(member: Member) -> Iterator[Case]:
 
 
 def _defense(member: Member) -> Iterator[Case]:
-    def tried(promise: Callable[..., None]) -> Callable[[], None]:
+    def tried(check: Callable[..., None]) -> Callable[[], None]:
         def run() -> None:
             defense = build(member, member.smoke)
             with _paired(member, defense):
-                promise(defense)
+                check(defense)
 
         return run
 
-    for promise in promises_in(defenses):
-        yield Case(promise.__name__, tried(promise))
+    for check in checks_in(defenses):
+        yield Case(check.__name__, tried(check))
     yield Case("declares_that_it_spans_training", tried(partial(_spanning, member)))
     yield Case("costs_what_it_declares", partial(_cost, member), is_advice=member.passes is None)
 
@@ -166,8 +166,8 @@ def _cost(member: Member) -> None:
 
 def _architecture(member: Member) -> Iterator[Case]:
     shape, body = suitable_shape(member, member.smoke), body_builder(member, member.smoke)
-    for promise in promises_in(architectures):
-        yield _case(promise, body, shape, on=shape.text)
+    for check in checks_in(architectures):
+        yield _case(check, body, shape, on=shape.text)
 
 
 def _evaluator(member: Member) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Promises about a member's documentation and declarations."""
+"""Checks of a member's documentation and declarations."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""Promises of every attack."""
+"""Contract of every attack."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
+from robustcli.contracts.model_state import Failing, found_again
+from robustcli.contracts.networks import conv_net, images, labels
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.passes import count_passes
-from robustcli.promises.model_state import Failing, found_again
-from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import AttackBn, Norm
 from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
 from robustcli.threat.threat import ThreatModel

@@ -1,4 +1,4 @@
-"""Promises of every architecture."""
+"""Contract of every architecture."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.channel_gates import with_probes
-from robustcli.promises.networks import drawn_from
+from robustcli.contracts.networks import drawn_from
 
 Body = Callable[[ImageShape], nn.Module]
 

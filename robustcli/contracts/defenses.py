@@ -1,4 +1,4 @@
-"""Promises of every defense."""
+"""Contract of every defense."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from robustcli.contracts.model_state import Failing, PlannedError, changes, found_again, snapshot
+from robustcli.contracts.networks import branched_net, conv_net, drawn_from, gated_net, images, labels, search_net
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Metrics, Step
 from robustcli.defenses.cifs import CifsLoss
@@ -19,8 +21,6 @@ from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.multibn import BranchesCrossEntropy
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.promises.model_state import Failing, PlannedError, changes, found_again, snapshot
-from robustcli.promises.networks import branched_net, conv_net, drawn_from, gated_net, images, labels, search_net
 from robustcli.threat.noise import StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
 
@@ -82,7 +82,7 @@ def has_network(defense: Defense) -> bool:
 
 @contextmanager
 def trained_on(defense: Defense, build: Callable[[], nn.Module]) -> Iterator[None]:
-    """Test promises of a defense on another network inside, for images of 1 x 8 x 8 pixels and 10 classes."""
+    """Check a defense on another network inside, for images of 1 x 8 x 8 pixels and 10 classes."""
 
     def make(_: Any, *, dtype: torch.dtype = torch.float32, **settings: Any) -> nn.Module:
         with drawn_from(0):
