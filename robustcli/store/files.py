@@ -112,9 +112,9 @@ def copy(source: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str, mark: str = "writing") -> None:
-    """Write a text in UTF-8 atomically."""
+    """Write a text in UTF-8 atomically; bytes of names that are not UTF-8 are escaped, which JSON reads back."""
     with replacing(path, mark) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any, *, mark: str = "writing") -> None:

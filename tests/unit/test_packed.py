@@ -1,6 +1,7 @@
 """Packed images equal those of the folder, and damage is named."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ def test_packed_images_are_those_of_the_folder(folder: str, tmp_path: Path, size
     assert (one.digest, one.test_digest, one.decode) == (other.digest, other.test_digest, other.decode)
     for first, second in zip(one.evaluation("test"), other.evaluation("test"), strict=True):
         assert torch.equal(first[:], second[:])
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_names_that_are_not_utf8_stay_the_same(folder: str, tmp_path: Path, size: int | None) -> None:
+    """Of a class and of a file, as old archives have them."""
+    for part in ("train", "val"):
+        odd = os.fsdecode(b"caf\xe9")
+        os.rename(f"{folder}/{part}/caf\u00e9", f"{folder}/{part}/{odd}")
+        os.rename(f"{folder}/{part}/{odd}/1.png", f"{folder}/{part}/{odd}/{odd}.png")
+    pack(folder, tmp_path / "out", size)
+    one, other = image_folder(root=folder, size=8), packed(root=str(tmp_path / "out"), size=8)
+    assert list(one.classes) == list(other.classes) == [os.fsdecode(b"caf\xe9"), "dog"]
+    assert data_of(one).digest == data_of(other).digest
 
 
 def test_a_folder_without_train_part_is_packed_for_evaluation(folder: str, tmp_path: Path) -> None:
