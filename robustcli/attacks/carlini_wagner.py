@@ -94,7 +94,8 @@ class CarliniWagner(Attack):
         """Return the nearest misclassified point of a descent and its distance, infinite if there is none."""
         nearest, sizes = x.clone(), torch.full_like(c, torch.inf)
         rows, origin = torch.arange(len(x), device=x.device), x
-        w = torch.atanh(_INSIDE * (2 * x - 1))
+        # Pixels may leave [0, 1] by rounding.
+        w = torch.atanh(_INSIDE * (2 * x.clamp(0, 1) - 1))
         adam, before, w_before = Adam.start(w), torch.full_like(c, torch.inf), w
         tenth = max(self.steps // 10, 1)
         for step in range(1, self.steps + 1):

@@ -49,6 +49,15 @@ def test_adam_makes_the_steps_of_torch() -> None:
     assert torch.allclose(x, expected.detach()[keep], rtol=1e-6)
 
 
+def test_white_pixels_above_1_by_rounding_do_not_stop_the_search() -> None:
+    """Evaluations allow them, and the change of variable is not defined there."""
+    model, x = conv_net().eval(), images(6)
+    x[:, :, 0], x[:, :, 1] = 1 + 9e-7, -9e-7
+    y = predictions(model, x)
+    attack = CarliniWagner(steps=100, searches=2, c=10, lr=0.03)
+    assert not bool((predictions(model, attack(model, x, y, WIDE, noise(6))) == y).any())
+
+
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.slow
 def test_distance_to_a_linear_boundary_is_nearly_exact(classes: int) -> None:
