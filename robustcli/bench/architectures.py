@@ -7,7 +7,13 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from torch import Tensor, nn
 
-from robustcli.bench.results import ArchitectureBench, ArchitectureRow, BothSpeeds, BothSpreads, architecture_label
+from robustcli.bench.results.architectures import (
+    ArchitectureBench,
+    ArchitectureRow,
+    BothSpeeds,
+    BothSpreads,
+    architecture_label,
+)
 from robustcli.bench.variants import SHAPE, new_network, profile_of
 from robustcli.errors import RobustCliError, suggest
 from robustcli.measuring.machine import circumstances

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustcli.attacks.surrogate import SurrogateCopy
-from robustcli.bench.results import MeanPasses, OutcomePasses, SpeedBench, SpeedRow
+from robustcli.bench.results.autoattack import MeanPasses, OutcomePasses, SpeedBench, SpeedRow
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import Evidence

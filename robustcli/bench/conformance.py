@@ -9,7 +9,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from robustcli.bench.results import ConformanceBench, ConformanceRow
+from robustcli.bench.results.conformance import ConformanceBench, ConformanceRow
 from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluators.autoattack import AutoAttack, Part

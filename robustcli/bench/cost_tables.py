@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 
 from robustcli.bench.decoding import LOADER
-from robustcli.bench.results import ArchitectureBench, DataBench, EvaluationBench, EvaluationPasses, ScalingBench
+from robustcli.bench.results.architectures import ArchitectureBench
+from robustcli.bench.results.data import DataBench
+from robustcli.bench.results.evaluation import EvaluationBench, EvaluationPasses
+from robustcli.bench.results.scaling import ScalingBench
 from robustcli.measuring.timing import OURS, Spread
 
 Rows = list[tuple[str, ...]]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from robustcli.bench.decoding import bench_decoding
-from robustcli.bench.results import DataBench, DataRow, DataStep
+from robustcli.bench.results.data import DataBench, DataRow, DataStep
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.splits import Data, prepare

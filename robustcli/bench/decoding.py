@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from robustcli.bench.results import Decoding, DecodingRow
+from robustcli.bench.results.data import Decoding, DecodingRow
 from robustcli.bench.worker import Worker, messages
 from robustcli.data.datasets.encoded import usable_processors
 from robustcli.data.datasets.image_folder import image_folder

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
 from robustcli.bench.baselines import find_package, foolbox_attack, torchattacks_attack
-from robustcli.bench.results import EvaluationBench, EvaluationPasses, EvaluationRow
+from robustcli.bench.results.evaluation import EvaluationBench, EvaluationPasses, EvaluationRow
 from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.restore import restored_generators, restored_model

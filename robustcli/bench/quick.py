@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from robustcli.bench.cost_tables import Rows
-from robustcli.bench.results import FullRow, QuickBench, QuickRow
+from robustcli.bench.results.quick import FullRow, QuickBench, QuickRow
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import settled

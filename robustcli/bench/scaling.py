@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 import torch
 from scipy.stats import theilslopes
 
-from robustcli.bench.results import ScalingAxis, ScalingBench, ScalingPoint, ScalingSettings
+from robustcli.bench.results.scaling import ScalingAxis, ScalingBench, ScalingPoint, ScalingSettings
 from robustcli.bench.variants import Request, Variants, choose, profile_of
 from robustcli.bench.worker import Worker, messages
 from robustcli.measuring.machine import circumstances

@@ -17,19 +17,15 @@ from robustcli.bench.cost_tables import (
     scaling_rows,
 )
 from robustcli.bench.quick import describe_quick, quick_rows
-from robustcli.bench.results import (
-    ArchitectureBench,
-    Bench,
-    ConformanceBench,
-    DataBench,
-    EvaluationBench,
-    MeanPasses,
-    QuickBench,
-    ScalingBench,
-    SpeedBench,
-    SpeedRow,
-    TrainingBench,
-)
+from robustcli.bench.results.architectures import ArchitectureBench
+from robustcli.bench.results.autoattack import MeanPasses, SpeedBench, SpeedRow
+from robustcli.bench.results.common import Bench
+from robustcli.bench.results.conformance import ConformanceBench
+from robustcli.bench.results.data import DataBench
+from robustcli.bench.results.evaluation import EvaluationBench
+from robustcli.bench.results.quick import QuickBench
+from robustcli.bench.results.scaling import ScalingBench
+from robustcli.bench.results.training import TrainingBench
 from robustcli.bench.training_tables import training_rows
 from robustcli.errors import RobustCliError
 

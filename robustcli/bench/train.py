@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from robustcli.bench.baselines import find_package
-from robustcli.bench.results import TrainingBench, TrainingDefense, TrainingRow, TrainingSettings
+from robustcli.bench.results.training import TrainingBench, TrainingDefense, TrainingRow, TrainingSettings
 from robustcli.bench.subprocess_peer import SubprocessPeer
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.measuring.counters import Counters, peak_of_update

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from robustcli.bench.cost_tables import Rows, shown
-from robustcli.bench.results import TrainingBench, TrainingDefense, TrainingSettings
+from robustcli.bench.results.training import TrainingBench, TrainingDefense, TrainingSettings
 from robustcli.measuring.timing import AGAIN, ALONE
 
 # Images of CIFAR-10's training set.

@@ -209,7 +209,7 @@ def report(
     The block is speed (of autoattack), conformance, "quick evaluation", "training speed", "evaluation speed",
     "data speed", "architecture speed" or scaling.
     """
-    from robustcli.bench.results import parse_benches
+    from robustcli.bench.results.file import parse_benches
     from robustcli.bench.tables import markdown_of
     from robustcli.reports.blocks import replace_block
     from robustcli.store.files import read_json

@@ -11,7 +11,7 @@ from robustcli.errors import RobustCliError
 from robustcli.registry.types import Norm
 
 if TYPE_CHECKING:
-    from robustcli.bench.results import Bench
+    from robustcli.bench.results.common import Bench
     from robustcli.bench.subjects import BenchSubject
 
 Checkpoints = Annotated[

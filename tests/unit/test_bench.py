@@ -29,17 +29,11 @@ from robustcli.bench import subjects
 from robustcli.bench.autoattack import bench_autoattack, least_of_autoattack, passes_alone
 from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
 from robustcli.bench.quick import autoattack_on_all, bench_quick, describe_quick, quick_rows
-from robustcli.bench.results import (
-    ConformanceBench,
-    FullRow,
-    OutcomePasses,
-    QuickBench,
-    QuickRow,
-    SpeedBench,
-    SpeedRow,
-    TrainingBench,
-    parse_benches,
-)
+from robustcli.bench.results.autoattack import OutcomePasses, SpeedBench, SpeedRow
+from robustcli.bench.results.conformance import ConformanceBench
+from robustcli.bench.results.file import parse_benches
+from robustcli.bench.results.quick import FullRow, QuickBench, QuickRow
+from robustcli.bench.results.training import TrainingBench
 from robustcli.bench.subjects import BenchSubject, open_subject
 from robustcli.bench.tables import conformance_rows, describe_conformance, markdown, markdown_of, speed_rows
 from robustcli.bench.train import bench_train

@@ -26,15 +26,10 @@ from robustcli.bench.cost_tables import (
 from robustcli.bench.data import bench_data
 from robustcli.bench.decoding import bench_decoding
 from robustcli.bench.evaluate import bench_evaluation
-from robustcli.bench.results import (
-    Bench,
-    EvaluationPasses,
-    TrainingBench,
-    TrainingDefense,
-    TrainingRow,
-    TrainingSettings,
-    parse_benches,
-)
+from robustcli.bench.results.common import Bench
+from robustcli.bench.results.evaluation import EvaluationPasses
+from robustcli.bench.results.file import parse_benches
+from robustcli.bench.results.training import TrainingBench, TrainingDefense, TrainingRow, TrainingSettings
 from robustcli.bench.scaling import bench_scaling, fitted
 from robustcli.bench.subjects import BenchSubject
 from robustcli.bench.tables import markdown_of
