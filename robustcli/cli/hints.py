@@ -68,7 +68,9 @@ def usual(words: Sequence[str]) -> list[str]:
         name = option.removeprefix("--")
         wanted = name if "." in name else _KEYS.get(name.replace("_", "-"))
         if wanted is not None:
-            value = next((two for one, two in pairwise(found) if one == option), "VALUE")
+            given = [word.partition("=")[2] for word in found if word.startswith(f"{option}=")]
+            given += [two for one, two in pairwise(found) if one == option]
+            value = given[0] if given else "VALUE"
             raise RobustCliError(f"robust {command} {option}: there is no such option; write {wanted}={value}")
     for option, value in pairwise(found):
         if option == "--json" and value.endswith(".json") and command in ("eval", "diagnose"):

@@ -36,7 +36,8 @@ def inspect_file(
             for place, about in value.items():
                 types = ", ".join(about["types"])
                 numbers = f"{about['tensors']} tensors with {about['values']:,} values, buffers included ({types})"
-                typer.echo(f"weights in {place}: {numbers}, from {about['first']} to {about['last']}")
+                where = "" if place == "the top" else f" in {place}"
+                typer.echo(f"weights{where}: {numbers}, from {about['first']} to {about['last']}")
         elif value not in (None, [], {}):
             typer.echo(f"{key.replace('_', ' ')}: {_words(value)}")
 

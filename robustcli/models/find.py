@@ -99,6 +99,11 @@ def checkpoint_in(path: Path) -> Path:
             f"{path}: no such file; {path} is an architecture, so name the file of its weights: "
             f"robust eval WEIGHTS --architecture {path}"
         )
+    if path.suffix == ".py" and path.is_file():
+        raise RobustCliError(
+            f"{path}: a Python file; write --model {path}:FUNCTION with a function that builds the network, and "
+            "--weights FILE if it does not load them"
+        )
     if not path.exists():
         # A run without its folder, and weights without the folder of checkpoints.
         names = (path.name, f"{path.name}.pt")

@@ -85,8 +85,9 @@ def threat_of(
     if not known and not is_attacked:
         known = {"norm": "linf", "eps": 0}
     if is_attacked and eps is None and known and norm not in (None, known["norm"]):
+        radius = exact_text(known["eps"])
         raise RobustCliError(
-            f"--norm {norm}: write --eps too; the radius {known['eps']} of {defaults.name} is for {known['norm']}"
+            f"--norm {norm}: write --eps too; the radius {radius} of {defaults.name} is for {known['norm']}"
         )
     missing = [f"--{key}" for key in asked if key not in known and key not in given]
     if missing:

@@ -119,7 +119,7 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
     left = [name for name, tensor in outside.items() if id(tensor) in unused and not name.endswith(_COUNTER)]
     note = f"{file}: weights are those whose names begin with '{prefix}'"
     if left:
-        note += f"; {len(left)} others were ignored ({_listed(left)})"
+        note += f"; {len(left)} {'others were' if len(left) > 1 else 'other was'} ignored ({_listed(left)})"
     return replace(rest, tensors=inside, notes=(*notes, note))
 
 

@@ -230,7 +230,7 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
         key, equals, text = override.partition("=")
         if override and not equals and Path(override).exists():
             raise RobustCliError(
-                f"'{override}': takes only one file or folder; after it come changes such as train.epochs=30"
+                f"'{override}': a second file or folder; this command takes one, and changes such as train.epochs=30"
             )
         if not equals or not all(key.split(".")):
             raise RobustCliError(f"override '{shortened(override)}': write key.subkey=value, such as train.epochs=30")

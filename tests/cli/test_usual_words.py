@@ -34,7 +34,7 @@ def test_other_names_of_commands_and_parts_are_understood(robust: Robust, traine
         ("eval runs/x --json out.json", "write --out out.json for a file"),
         ("eval runs/x --n 5", "write -n N or --examples N"),
         ("train mine.yaml --seed 1", "write seed=1"),
-        ("train mine.yaml --epochs=3", "write train.epochs=VALUE"),
+        ("train mine.yaml --epochs=3", "write train.epochs=3"),
         ("sweep mine.yaml --train.lr 0.1,0.2", "write train.lr=0.1,0.2"),
     ],
 )
@@ -100,10 +100,12 @@ def test_paths_that_are_nearly_right_are_named(robust: Robust, trained: RunFolde
     shutil.copytree(trained.path, run)
     robust("eval", "mine").require(2, "did you mean 'runs/mine'?")
     robust("eval", "runs/mine/best").require(2, "did you mean 'runs/mine/checkpoints/best.pt'?")
+    (tmp_path / "net.py").write_text("def build(): ...\n")
+    robust("eval", "net.py").require(2, "--model net.py:FUNCTION")
     robust("train", run).require(2, "is a folder", "spec.yaml")
     robust("train", tiny.with_suffix(".yml")).require(2, f"did you mean '{tiny}'?")
     robust("train", trained.best).require(2, "expected a YAML file")
-    robust("verify", run, tmp_path).require(2, "takes only one file or folder")
+    robust("verify", run, tmp_path).require(2, "a second file or folder")
     robust("verify", tmp_path / "gone.zip").require(2, "no such file or folder")
 
 

@@ -452,7 +452,7 @@ EXTRA = {"criterion.weight": torch.ones(3)}
         ({**GIVEN, "epoch": 3}, "entries next to the weights are not tensors and were left out (epoch)"),
         ({**GIVEN, "0._extra_state": None}, "left out (0._extra_state)"),
         ({"a": {"b": {"c": GIVEN}}}, "under 'a.b.c'"),
-        ({"state_dict": {**{f"net.{k}": v for k, v in GIVEN.items()}, **EXTRA}}, "1 others were ignored (criterion.w"),
+        ({"state_dict": {**{f"net.{k}": v for k, v in GIVEN.items()}, **EXTRA}}, "1 other was ignored (criterion.w"),
         ({f"model.module.{k}": v for k, v in GIVEN.items()}, "'model.' was removed"),
         ({k.replace("0.", "0._orig_mod.", 1): v for k, v in GIVEN.items()}, "'_orig_mod.' was removed from the names"),
         ({f"_orig_mod.{k}": v for k, v in GIVEN.items()}, "'_orig_mod.' was removed"),
