@@ -1,10 +1,12 @@
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from judging import predictions
@@ -20,6 +22,7 @@ from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
+from robustcli.evaluators.randomized_smoothing import RandomizedSmoothing
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.runtime.precision import full_precision, tf32_in_use
 from robustcli.threat.noise import IndexedNoise, Noise
@@ -333,6 +336,23 @@ class TestEvaluate:
             assert parameter.requires_grad == is_trained, name
             assert parameter.grad is gradient, name
             assert gradient is None or torch.equal(gradient, values), name
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_global_generators_are_put_back(self, fails: bool) -> None:
+        def draw(model: nn.Module) -> None:
+            torch.rand(3)
+            np.random.rand(3)
+
+        model, x = Net().eval(), images(10)
+        y = predictions(model, x)
+        smoothed = RandomizedSmoothing(selection=5, samples=10, alpha=0.1, steps=1, gradients=1)
+        before = torch.get_rng_state(), np.random.get_state()
+        with suppress(OSError):
+            run(careless(draw, fails=fails), model, x, y)
+        run(smoothed, model, x, y)
+        assert torch.equal(torch.get_rng_state(), before[0])
+        for now, then in zip(np.random.get_state(), before[1], strict=True):
+            assert np.array_equal(now, then)
 
     def test_weights_are_held_during_an_evaluation(self) -> None:
         seen: list[bool] = []
