@@ -16,6 +16,9 @@ from robustcli.runtime.precision import is_native
 # Passes in bf16 have to be so many times as fast, because a coarse search misses some images and takes a few last
 # steps with the network.
 _CLEARLY = 1.1
+# Images leave as they break, so most passes of attacks with gradients have fewer points than the first ones. Black-box
+# attacks come last, when few images break.
+_LEAVING = 4
 # Measured pairs of passes; one pair before them is not measured, because it may include preparations.
 _PAIRS = 3
 
@@ -55,7 +58,8 @@ class Searches:
         faster = self._networks[stage.faster]
         # In bf16 without instructions for it a single pass may take ten times as long.
         if not stage.faster.is_coarse or is_native("bf16", x.device):
-            points = max(1, min(size, len(x) * stage.attack.side_by_side))
+            points = min(size, len(x) * stage.attack.side_by_side)
+            points = max(1, points if stage.is_black_box else points // _LEAVING)
             # Sizes within a factor of sqrt(2) count as equal.
             kind = (stage.surrogate, stage.faster, not stage.is_black_box, round(2 * math.log2(points)))
             if kind not in self._pays:

@@ -287,8 +287,8 @@ class TestChoiceOfPrecision:
         assert found.warnings == ()
         survivors = found.stages[1].entered
         sizes = [len(part) for part in torch.arange(survivors).split(25)]
-        # Two batches of APGD, of 25 and 15 images; batches of about the same size are measured once.
-        assert asked[:2] == [(True, False, 25, True), (True, False, 15, True)]
+        # Two batches of APGD, of 25 and 15 images, are measured at a quarter; about equal sizes are measured once.
+        assert asked[:2] == [(True, False, 6, True), (True, False, 3, True)]
         assert [one for one in asked[2:] if one != (True, False, sizes[0], False)] in (
             [],
             [(True, False, sizes[-1], False)],
