@@ -41,6 +41,7 @@ def check_counts(result: Evaluation, lines: list[ImageResult]) -> Iterator[str]:
 def check_derived(result: Evaluation, stored: Mapping[str, Any]) -> Iterator[str]:
     """Check that derived keys of the file follow from the others."""
     yield from result.contradictions(stored)
+    yield from _of_certificates(result, stored)
     if result.suspicions is None and not result.stages:
         # Before attacks were recorded one by one, their sum had nothing to agree with.
         return
@@ -55,6 +56,18 @@ def check_derived(result: Evaluation, stored: Mapping[str, Any]) -> Iterator[str
     # Clean images take one forward each, or an equal number of several.
     if clean <= 0 or clean % result.total:
         yield f"forwards: the result says {result.forwards}, which leaves {clean} for the clean images"
+
+
+def _of_certificates(result: Evaluation, stored: Mapping[str, Any]) -> Iterator[str]:
+    """Check that the certified images are those of the result, and that derived keys follow from them."""
+    if result.certified is None:
+        return
+    found, stated = result.certified.to_json(), stored["certified"]
+    if len(found["images"]) != result.total:
+        yield f"certified: the result says {len(found['images'])} images; {result.total} were evaluated"
+    for name in ("accuracy", "interval"):
+        if stated.get(name) != found[name]:
+            yield f"certified.{name}: the result says {stated.get(name)}; its images give {found[name]}"
 
 
 def check_lines(lines: list[ImageResult], threats: Threats, *, is_random: bool) -> Iterator[str]:

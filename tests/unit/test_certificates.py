@@ -20,6 +20,7 @@ from robustcli.contracts.networks import conv_net, images, linear_net
 from robustcli.diagnostics.interval_bounds import IntervalBounds
 from robustcli.diagnostics.randomized_smoothing import RandomizedSmoothing
 from robustcli.errors import EvaluationError, RobustCliError
+from robustcli.evaluation.consistency import check_derived
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluators import AttackContext, Certificate, Certifier, Evaluator, Stage
@@ -32,7 +33,7 @@ from robustcli.evaluators.smoothing import Smoothing
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.registry.catalog import catalog
 from robustcli.statistics import most_by_chance
-from robustcli.store.evaluations import Evaluation, broken_certificates
+from robustcli.store.evaluations import Evaluation, broken_certificates, parse_evaluation
 from robustcli.threat.threat import ThreatModel
 
 # Intervals
@@ -198,6 +199,20 @@ def test_an_evaluation_has_the_certified_bound_next_to_that_of_the_attack() -> N
     assert 0 < result.certified.accuracy < result.accuracy < 1
     assert (result.verdict, result.certified.abstained, result.certified.is_smoothed) == ("TRUSTED", None, False)
     assert Evaluation.model_validate_json(json.dumps(result.to_json())).certified == result.certified
+
+
+def test_changed_certificates_are_noticed() -> None:
+    result = judged(IntervalBoundsEvaluator(steps=2), conv_net().eval(), ThreatModel("linf", "0.003"))
+    stored = json.loads(json.dumps(result.to_json()))
+    assert list(check_derived(result, stored)) == []
+    for changes, told in (
+        ({"images": "1" * 40}, ["certified.accuracy: the", "certified.interval: the"]),
+        ({"images": stored["certified"]["images"][:-1]}, ["certified: the result says 39 images; 40"]),
+        ({"accuracy": 1.0}, ["certified.accuracy: the result says 1.0; its images give"]),
+    ):
+        changed = {**stored, "certified": {**stored["certified"], **changes}}
+        problems = list(check_derived(parse_evaluation(changed, Path("changed.json")), changed))
+        assert [text for text in told if not any(text in problem for problem in problems)] == [], problems
 
 
 def test_a_network_that_cannot_be_bounded_is_refused_in_one_sentence() -> None:
