@@ -7,7 +7,7 @@ from rich.table import Table
 from robustcli.evaluation.wording import interval, percent, threats_of
 from robustcli.reports.tables import plain_table
 from robustcli.store.evaluations import Evaluation
-from robustcli.workflows.compare import compare
+from robustcli.workflows.compare import compare, have_same_threat
 from robustcli.workflows.evaluate_many import Cell
 
 
@@ -73,6 +73,9 @@ def paired_lines(cells: Sequence[Cell]) -> Iterator[str]:
                 of_model.setdefault(cell.model, []).append((key, cell))
     for model, ((key, first), *others) in of_model.items():
         for other_key, other in others:
+            if not have_same_threat(first.results.evaluations[key], other.results.evaluations[other_key]):
+                yield f"{model}: {key} and {other_key} are not compared, because their threat models differ"
+                continue
             (pair,) = compare(first.folder, other.folder, [f"{key}:{other_key}"]).values()
             yield f"{model}: {pair.claim(key, other_key)}"
 

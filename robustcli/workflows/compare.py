@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError, suggest
-from robustcli.evaluation.wording import describe
+from robustcli.evaluation.wording import describe, threats_of
 from robustcli.specs.yamlfile import flat, plain_text
 from robustcli.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
 from robustcli.store.evaluations import Evaluation
@@ -183,10 +183,12 @@ def compare(a: Path, b: Path, keys: Sequence[str] = ()) -> dict[str, Pair]:
     unequal = {
         key: pair.evaluations
         for key, pair in pairs.items()
-        if not pair.is_clean and _threat(pair.evaluations[0]) != _threat(pair.evaluations[1])
+        if not pair.is_clean and not have_same_threat(*pair.evaluations)
     }
     if unequal:
-        shown = "; ".join(f"{key}: {one.threat} in A, {other.threat} in B" for key, (one, other) in unequal.items())
+        shown = "; ".join(
+            f"{key}: {threats_of(one)} in A, {threats_of(other)} in B" for key, (one, other) in unequal.items()
+        )
         rest = [key for key in pairs if key not in unequal]
         hint = f"; the others can be compared: --key {' --key '.join(rest)}" if rest else ""
         raise RobustCliError(f"{a} and {b} were evaluated under different threats ({shown}){hint}")
@@ -265,6 +267,11 @@ def setting_differences(a: Evaluation, b: Evaluation) -> Iterator[str]:
         one, other = (found.get(name, "not set") for found in settings)
         if one != other:
             yield f"{name} {plain_text(one)} in A, {plain_text(other)} in B"
+
+
+def have_same_threat(one: Evaluation, other: Evaluation) -> bool:
+    """Return whether the attacks of two evaluations are under the same threat models."""
+    return _threat(one) == _threat(other)
 
 
 def _threat(evaluation: Evaluation) -> tuple[str, Fraction, frozenset[str]]:

@@ -52,6 +52,12 @@ def test_models_and_attacks_give_a_table_and_are_stored_one_by_one(
     assert len(list(Path("evals").glob("*/results.json"))) == 6
 
 
+def test_attacks_under_different_threat_models_are_shown_and_not_compared(robust: Robust, trained: RunFolder) -> None:
+    said = robust("eval", trained.best, "--attack", "fgsm,corruptions", "--examples", 20, "-q").require(0)
+    assert "fgsm and corruptions are not compared, because their threat models differ" in said.out
+    assert "stored in" in said.out
+
+
 def test_everything_is_checked_before_anything_is_attacked(robust: Robust, trained: RunFolder) -> None:
     robust("eval", trained.best, "nowhere.pt", "--attack", "pgd", *WORDS).require(2, "nowhere.pt")
     robust("eval", trained.best, "--attack", "pgd,fgsmm", "-q").require(2, "did you mean 'fgsm'?")

@@ -117,7 +117,7 @@ def test_what_is_kept_of_it_can_be_checked(tmp_path: Path) -> None:
     assert [problem for finding in findings for problem in finding.problems] == []
     # Two unions over other threats are not compared; with a smaller radius the witnesses lie outside.
     other = ExperimentSpec.parse(SPEC.replace("1/2", "1/4"), "the test")
-    with pytest.raises(RobustCliError, match="different threats"):
+    with pytest.raises(RobustCliError, match=r"different threats .* in A, .*, l2 .* in B"):
         compare(run.path, run_experiment(other, tmp_path, Screen(is_quiet=True)).path)
     path = run.path / "evaluations" / "union.json"
     write_json(path, _with_threat(read_json(path), "l2 0.25"))
