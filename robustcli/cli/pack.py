@@ -70,7 +70,7 @@ def _names_the_argument() -> Iterator[None]:
         text = str(error)
         if not text.startswith("data.root: "):
             raise
-        raise RobustCliError(f"FOLDER: {text.removeprefix('data.root: ')}") from error
+        raise RobustCliError(f"FOLDER: {text.removeprefix('data.root: ').partition('; set data.root')[0]}") from error
 
 
 @contextmanager

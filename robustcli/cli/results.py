@@ -65,6 +65,8 @@ def list_runs(
     chosen = named or [folder for folder in (Path("runs"), Path("evals")) if folder.is_dir()] or [Path("runs")]
     if missing := [str(folder) for folder in named if folder.exists() and not folder.is_dir()]:
         raise RobustCliError(f"{', '.join(missing)}: found a file; expected a folder")
+    if missing := [str(folder) for folder in folders or () if not folder.exists()]:
+        raise RobustCliError(f"{', '.join(missing)}: no such folder")
     rows = select(with_variants(row for folder in chosen for row in list_folder(folder)), where or (), sort, limit)
     if len(chosen) == 1:
         rows = [row.model_copy(update={"run": row.run.removeprefix(f"{chosen[0]}/")}) for row in rows]

@@ -20,6 +20,8 @@ from robustcli.store.models import Stored, parsed, short
 from robustcli.store.provenance import DataRecord, Session, read_provenance
 
 SCHEMA = 2
+# Maximum number of folders in a message.
+_LISTED = 10
 
 
 class Selection(Stored):
@@ -197,6 +199,24 @@ class EvalResults(_Results):
 
 
 Results = RunResults | EvalResults
+
+
+def only_results(path: Path) -> Path:
+    """Return the folder with results that a path names: itself, or the only run or evaluation in it.
+
+    Other paths are returned unchanged.
+
+    Raises:
+        RobustCliError: the folder holds several runs or evaluations.
+    """
+    if not path.is_dir() or any((path / name).is_file() for name in ("results.json", "spec.yaml")):
+        return path
+    found = sorted(file.parent for pattern in ("*", "*/*") for file in path.glob(f"{pattern}/results.json"))
+    if len(found) > 1:
+        shown = "".join(f"\n  {one}" for one in found[:_LISTED])
+        rest = f"\n  and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        raise RobustCliError(f"{path}: holds {len(found)} finished runs or evaluations; name one of them:{shown}{rest}")
+    return found[0] if found else path
 
 
 def read_results(path: Path) -> Results:

@@ -13,7 +13,7 @@ from robustcli.evaluation.wording import describe, threats_of
 from robustcli.specs.yamlfile import flat, plain_text
 from robustcli.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
 from robustcli.store.evaluations import Evaluation
-from robustcli.store.results import Results, read_results
+from robustcli.store.results import Results, only_results, read_results
 
 LEVEL = 0.05
 # Setting of an evaluation that only changes memory, speed and rounding.
@@ -201,7 +201,8 @@ def read_side(path: Path) -> Results:
     Raises:
         RobustCliError: there is none, or it is damaged or foreign.
     """
-    file = path / "results.json" if path.is_dir() else path
+    folder = only_results(path)
+    file = folder / "results.json" if folder.is_dir() else path
     if re.match("[a-z]+:", str(path)) and not path.exists():
         raise RobustCliError(f"{path}: a model, not results; evaluate it first: robust eval {path} --out FILE.json")
     if not file.is_file():

@@ -204,7 +204,7 @@ class Case:
     def _of_these_files(self, stored: EvalResults) -> Iterator[str]:
         """A line if the stored result is from another file with the same weights, and the notes on this file."""
         then, now = (one.weights or one.text for one in (stored.subject, self.opened.request))
-        if then != now:
+        if then != now and stored.notes != list(self.opened.loaded.notes):
             yield f"note: the stored result and its notes are about {then}, which has the same weights as {now}"
         yield from (f"note: {text}" for text in self.opened.loaded.notes if text not in stored.notes)
 

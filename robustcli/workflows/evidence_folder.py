@@ -8,6 +8,7 @@ from pathlib import Path
 
 from robustcli.errors import RobustCliError
 from robustcli.models.schemes.hf import snapshot
+from robustcli.store.results import only_results
 
 _HUB = "hf:"
 
@@ -27,7 +28,7 @@ def evidence_folder(text: str) -> Iterator[Path]:
         return
     path = Path(text)
     if path.suffix.lower() != ".zip" or not path.is_file():
-        yield _only_run(path)
+        yield only_results(path)
         return
     with tempfile.TemporaryDirectory() as temporary:
         try:
@@ -44,11 +45,3 @@ def evidence_folder(text: str) -> Iterator[Path]:
                 "folder of a run or of an evaluation"
             )
         yield found[0]
-
-
-def _only_run(path: Path) -> Path:
-    """Return the run or evaluation in a folder with only one, such as runs/NAME; other paths unchanged."""
-    if not path.is_dir() or (path / "results.json").is_file() or (path / "spec.yaml").is_file():
-        return path
-    found = sorted(file.parent for file in (*path.glob("*/results.json"), *path.glob("*/*/results.json")))
-    return found[0] if len(found) == 1 else path

@@ -12,6 +12,7 @@ from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.models.digest import weights_digest
 from robustcli.models.find import find_model
 from robustcli.models.model import LoadedModel, Model, test_images
+from robustcli.models.schemes import scheme_of
 from robustcli.runtime.device import choose_device
 from robustcli.store.chain import RESULTS
 from robustcli.store.evaluations import parse_evaluation, upgraded_evaluation
@@ -145,5 +146,11 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
             f"{folder}: found no spec.yaml and no results.json of `robust eval`; expected the folder of a run or of "
             "an evaluation"
         )
-    moved = {"text": checkpoint or wanted.text, "overrides": (*wanted.overrides, *overrides)}
+    text = checkpoint or wanted.text
+    if text is not None and scheme_of(text) is None and not Path(text).exists():
+        raise RobustCliError(
+            f"{text}: no such file here, but {folder} is about it; run the command in the folder in which it was "
+            "evaluated, or name the weights with robust verify --checkpoint"
+        )
+    moved = {"text": text, "overrides": (*wanted.overrides, *overrides)}
     return find_model(wanted.model_copy(update=moved)), files.evaluations

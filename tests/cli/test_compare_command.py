@@ -34,4 +34,5 @@ def test_what_cannot_be_compared_ends_with_2(robust: Robust, trained: RunFolder,
     robust("compare", trained.path, out).require(2, "pgd: linf 0.1 in A, linf 0.2 in B")
     robust("compare", trained.path, trained.path, "--key", "cleen").require(2, "did you mean 'clean'?")
     robust("compare", trained.path, trained.best).require(2, "best.pt: not text")
-    robust("compare", trained.path, tmp_path).require(2, "found no results.json in this folder")
+    (tmp_path / "empty").mkdir()
+    robust("compare", trained.path, tmp_path / "empty").require(2, "found no results.json in this folder")

@@ -139,3 +139,27 @@ def test_the_norm_may_be_written_in_capitals(robust: Robust, trained: RunFolder)
 
 def test_an_exit_code_is_explained_in_words(robust: Robust) -> None:
     assert robust("explain", "exit", "code", "4").require(0).out == robust("explain", 4).require(0).out
+
+
+def test_the_only_run_of_a_folder_is_found_and_several_are_listed(
+    robust: Robust, trained: RunFolder, tmp_path: Path
+) -> None:
+    one = tmp_path / "runs" / "mine" / "0-s0"
+    shutil.copytree(trained.path, one)
+    for words in (("results", one.parent), ("gate", one.parent, "--min", "pgd>=0"), ("compare", one.parent, one)):
+        robust(*words).require(0)
+    shutil.copytree(one, one.with_name("0-s1"))
+    for command in ("results", "verify"):
+        robust(command, one.parent).require(2, "holds 2 finished runs or evaluations; name one of them", "0-s0")
+    robust("runs", tmp_path / "nowhere").require(2, "no such folder")
+
+
+def test_weights_that_are_not_here_are_said_to_belong_to_the_results(
+    robust: Robust, trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    robust("eval", "run", "--attack", "clean", "-n", 5).require(0)
+    (folder,) = (tmp_path / "evals").iterdir()
+    monkeypatch.chdir(folder)
+    robust("verify", folder).require(2, "run: no such file here, but", "is about it")
+    robust("verify", folder, "--checkpoint", tmp_path / "run").require(0)

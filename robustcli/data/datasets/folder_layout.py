@@ -173,7 +173,7 @@ def _part(folder: Path, *names: str) -> Path:
         if (folder / name).is_dir():
             return folder / name
     if not folder.is_dir():
-        raise RobustCliError(f"data.root: there is no folder {folder}")
+        raise RobustCliError(f"data.root: there is no folder {folder}; set data.root to the folder of the images")
     raise RobustCliError(
         f"data.root: {folder} has no folder {' or '.join(names)}; "
         "expected train/<class>/<image> and test/<class>/<image> in it"
