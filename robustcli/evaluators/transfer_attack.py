@@ -108,7 +108,15 @@ def _load_network(request: ModelRequest, context: AttackContext, device: torch.d
         if classes != context.classes:
             raise RobustCliError(f"source: {request.text}: gives {classes} classes; expected {context.classes}")
         return network.requires_grad_(False)
-    checkpoint = NetworkCheckpoint.read(found)
+    try:
+        checkpoint = NetworkCheckpoint.read(found)
+    except RobustCliError as error:
+        if not found.is_file():
+            raise
+        raise RobustCliError(
+            f"source: {error}; a file of weights needs architecture, mean and std of transfer_attack in a spec, or "
+            "robust eval M1 M2 --transfer --architecture NAME"
+        ) from error
     own = ImageShape(*checkpoint.shape)
     if own != expected:
         raise RobustCliError(f"source: {found}: takes {own.text}; expected {expected.text}")

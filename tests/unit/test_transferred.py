@@ -148,6 +148,8 @@ def test_a_file_of_weights_may_be_the_source(tmp_path: Path) -> None:
         RobustCliError, match=r"nothing says which normali.ation it was trained with; give mean and std"
     ):
         gathered(replace(source, mean=None, std=None), model, x, y)
+    with pytest.raises(RobustCliError, match=r"source: .*weights\.pt: not written by .*--transfer --architecture NAME"):
+        gathered(replace(source, architecture=None), model, x, y)
 
 
 def test_the_other_network_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
