@@ -38,8 +38,11 @@ class Circumstances(Stored):
     def describe_machine(self, load: str | None = None) -> str:
         """One line about the machine, with threads and the version of torch; `load` replaces the measured one."""
         facts = self.machine
+        cores, threads = (
+            f"{count} {name}{'s' * (count != 1)}" for count, name in ((facts.cores, "core"), (facts.threads, "thread"))
+        )
         return (
-            f"{self.provenance.device}; {facts.processor}, {facts.cores} cores, {facts.threads} threads, "
+            f"{self.provenance.device}; {facts.processor}, {cores}, {threads}, "
             f"load {facts.load if load is None else load}; torch {facts.torch}"
         )
 

@@ -133,7 +133,7 @@ class RunFolder:
         records = [record for _, record in self._readable()]
         if records and records[-1].event is not None:
             return records[-1].event
-        return f"unfinished, {len(records)} epochs"
+        return f"unfinished, {len(records)} epoch{'s' * (len(records) != 1)}"
 
 
 class Run:

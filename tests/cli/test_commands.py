@@ -238,7 +238,7 @@ def test_an_unfinished_run_is_resumed_only_on_request(robust: Robust, tiny: Path
     folder = the_run(Path("runs"))
     whole = read_json(folder.results)
     folder.results.unlink()
-    robust("train", "tiny.yaml").require(2, "this run exists and is unfinished, 1 epochs", "--resume")
+    robust("train", "tiny.yaml").require(2, "this run exists and is unfinished, 1 epoch;", "--resume")
     robust("train", "tiny.yaml", "--resume").require(0)
     # The chain covers provenance.json, which has one session more.
     assert {**read_json(folder.results), "chain": None} == {**whole, "chain": None}
@@ -882,14 +882,14 @@ def test_runs_are_listed(robust: Robust, trained: RunFolder, tiny: Path) -> None
     (unfinished / "results.json").unlink()
     rows = {row["run"]: row for row in json.loads(robust("runs", "--json").require(0).out)}
     row = rows["tiny/00000000-s1"]
-    assert (row["status"], row["text"], row["epoch"], row["evaluations"]) == ("unfinished", "1 epochs", 0, {})
+    assert (row["status"], row["text"], row["epoch"], row["evaluations"]) == ("unfinished", "1 epoch", 0, {})
     whole = rows[f"tiny/{trained.path.name}"]
     results = read_json(trained.results)["evaluations"]
     assert whole["status"] == "finished"
     assert whole["evaluations"]["pgd"]["correct"] == results["pgd"]["correct"]
     assert (whole["defense"], whole["kind"], whole["date"][:2]) == ("pgd_at", "run", "20")
     said = robust("runs").require(0)
-    assert "unfinished, 1 epochs" in said.out
+    assert "unfinished, 1 epoch " in said.out
     assert f"{100 * results['pgd']['accuracy']:.1f}" in said.out
     said = robust("runs", "--wide").require(0)
     assert f"pgd: {100 * results['pgd']['accuracy']:.1f} [" in said.out
@@ -925,7 +925,8 @@ def test_runs_that_differ_only_in_their_seed_share_a_row(robust: Robust, trained
     for name, digest, seed, correct in (("a", "11", 0, 30), ("a", "11", 3, 36), ("a", "22", 0, 6)):
         folder = RunFolder(Path("runs", name, f"{digest}-s{seed}"))
         write_json(folder.provenance, read_json(trained.provenance))
-        pgd = {**value["evaluations"]["pgd"], "survivors": "1" * correct + "0" * (60 - correct)}
+        survivors = "1" * correct + "0" * (60 - correct)
+        pgd = {**value["evaluations"]["pgd"], "survivors": survivors, "suspicions": []}
         claim = {"source": "A paper", "metrics": {"pgd": 0.8}}
         told = {"name": name, "spec_digest": digest, "seed": seed, "claim": claim, "evaluations": {"pgd": pgd}}
         write_json(folder.results, {**value, **told})

@@ -776,7 +776,7 @@ def test_stored_results_become_one_table_each() -> None:
         "| a, fast | b | 4 | 50.0 / 50.0 (1, 1) | 25.0 / 75.0 (1, 1) |",
     ]
     assert lines[-3].endswith("confirmed.")
-    assert lines[-1] == "cpu; p, 1 cores, 1 threads, load 0.5; torch t, pyautoattack 1.2."
+    assert lines[-1] == "cpu; p, 1 core, 1 thread, load 0.5; torch t, pyautoattack 1.2."
     ones = Spread(1, 1, 1)
     native = SpeedRow(
         name="native", seconds=ones, speed=None, verdict=None, over_limit=ones, robust=1, broken_alone=[],

@@ -333,7 +333,7 @@ def test_training_has_a_block_too() -> None:
         f"{network} pgd_at with awp | peer | 12 + 0 + 0 | 500.0 | 12.3 | {spread} | {spread} | faster |",
         f"{network} natural with awp | {ours}",
     ]
-    assert "cpu; p, 1 cores, 1 threads, load 0.5 to 2.0; torch t, peer 1.2." in text
+    assert "cpu; p, 1 core, 1 thread, load 0.5 to 2.0; torch t, peer 1.2." in text
     wall = result.settings.model_copy(update={"clock": "wall"})
     on_gpu = markdown_of({"a.json": [result.model_copy(update={"settings": wall})]})[1]
     assert "| images/s | s per 50,000 images | peak MB |" in on_gpu

@@ -203,7 +203,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     for length in range(second, len(whole)):
         run.folder.log.write_bytes(whole[:length])
         assert plain(run.folder) == [{"epoch": 0, "loss": 2.0}]
-        assert run.folder.status() == "unfinished, 1 epochs"
+        assert run.folder.status() == "unfinished, 1 epoch"
     # Lines are ASCII, so no cut falls inside a character.
     run.log(Record.model_validate({"epoch": 2, "text": "é"}))
     assert run.folder.log.read_bytes().isascii()
