@@ -6,6 +6,7 @@ sizes and times; otherwise it is read again. Deleting the index is safe.
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,19 +113,26 @@ class _Index(Stored):
 def list_runs(root: Path) -> list[RunRow]:
     """Return all runs and stored evaluations below a folder, sorted by name; damaged ones have a row too."""
     known = _read_index(root)
-    entries = {}
+    entries, rows = {}, []
     for folder in _folders(root):
-        signature, files = _signature(folder)
+        name = folder.relative_to(root).as_posix()
+        try:
+            signature, files = _signature(folder)
+        except OSError as error:
+            rows.append(_damaged(name, error, is_run=True))
+            continue
         if not files & {"spec.yaml", "results.json"}:
             continue
-        name = folder.relative_to(root).as_posix()
         entry = known.get(name)
         if entry is None or entry.signature != signature:
             entry = _Entry(signature=signature, row=_read_row(folder, name, is_run="spec.yaml" in files))
-        entries[name] = entry
+        # Read again next time, because new permissions do not change the signature.
+        if entry.row.status != "damaged":
+            entries[name] = entry
+        rows.append(entry.row)
     if entries != known:
         _write_index(root, entries)
-    return [entry.row for entry in entries.values()]
+    return rows
 
 
 def list_folder(path: Path) -> list[RunRow]:
@@ -140,7 +148,9 @@ def _folders(root: Path) -> Iterator[Path]:
     """Folders at the depth of `robust eval` (NAME-DIGEST) and of runs (NAME/DIGEST-sSEED)."""
     for path in _subfolders(root):
         yield path
-        yield from _subfolders(path)
+        # One that cannot be read is listed itself.
+        with suppress(OSError):
+            yield from _subfolders(path)
 
 
 def _subfolders(path: Path) -> list[Path]:
@@ -180,8 +190,13 @@ def _write_index(root: Path, entries: dict[str, _Entry]) -> None:
 def _read_row(folder: Path, name: str, *, is_run: bool) -> RunRow:
     try:
         return _run_row(RunFolder(folder), name) if is_run else _eval_row(RunFolder(folder), name)
-    except RobustCliError as error:
-        return RunRow(run=name, kind="run" if is_run else "eval", status="damaged", text=str(error))
+    except (RobustCliError, OSError) as error:
+        return _damaged(name, error, is_run=is_run)
+
+
+def _damaged(name: str, error: RobustCliError | OSError, *, is_run: bool) -> RunRow:
+    text = f"{error.filename}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+    return RunRow(run=name, kind="run" if is_run else "eval", status="damaged", text=text)
 
 
 def _run_row(folder: RunFolder, name: str) -> RunRow:

@@ -1,5 +1,6 @@
 """Listing runs: damaged runs, updates of the index, filters and order."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -71,6 +72,39 @@ def test_one_damaged_run_is_listed_with_its_file_and_the_others_too(tmp_path: Pa
     broken, whole = list_runs(tmp_path)
     assert (broken.run, broken.status, whole.status) == ("broken/00000000-s0", "damaged", "finished")
     assert name in broken.text
+
+
+@pytest.mark.parametrize("level", ["", "00000000-s0"])
+def test_a_folder_that_cannot_be_read_is_listed_and_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    write_run(tmp_path, "whole")
+    closed, scandir = write_run(tmp_path, "closed").path.parent / level, os.scandir
+
+    def refusing(path: Path) -> Any:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refusing)
+        row, whole = list_runs(tmp_path)
+    assert (row.status, row.text) == ("damaged", f"{closed}: cannot be read: Permission denied")
+    assert whole.status == "finished"
+    assert [row.status for row in list_runs(tmp_path)] == ["finished", "finished"]
+
+
+def test_a_run_whose_file_becomes_readable_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path, "one")
+
+    def refused(path: Path, **_: Any) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refused)
+        (row,) = list_runs(tmp_path)
+    assert row.status == "damaged"
+    assert [row.status for row in list_runs(tmp_path)] == ["finished"]
 
 
 def test_an_unchanged_run_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
