@@ -107,3 +107,14 @@ def test_a_restored_optimizer_continues_with_equal_bits() -> None:
     optimizer.step()
     restored.step()
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+def test_a_copy_with_its_network_makes_the_same_steps() -> None:
+    network = small_network()
+    optimizer = muon(groups(network), 0.1, hidden_rate=0.3, block=3)
+    other, copied = copy.deepcopy((network, optimizer))
+    for each, updated in ((network, optimizer), (other, copied)):
+        for weight in each.parameters():
+            weight.grad = torch.ones_like(weight)
+        updated.step()
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))

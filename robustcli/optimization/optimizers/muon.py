@@ -53,19 +53,23 @@ class HiddenMuon(Optimizer):
         self, groups: list[dict[str, Any]], lr: float, momentum: float, hidden_rate: float, block: int | None
     ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
-        matrices = [p for group in self.param_groups for p in group["params"] if p.ndim in (2, 4)]
-        self._hidden = {id(weight) for weight in matrices[1:-1]}
         self._hidden_rate, self._block = hidden_rate, block
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies need these too; torch copies only its own attributes.
+        return {**super().__getstate__(), "_hidden_rate": self._hidden_rate, "_block": self._block}
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
+        matrices = [p for group in self.param_groups for p in group["params"] if p.ndim in (2, 4)]
+        hidden = {id(weight) for weight in matrices[1:-1]}
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                if id(weight) in self._hidden:
+                if id(weight) in hidden:
                     alike[weight.shape].append(weight)
                 else:
                     weight.sub_(lr * self._accelerated(weight, weight.grad + decay * weight, group["momentum"]))
