@@ -15,6 +15,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, Metrics, OuterLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
+from robustcli.optimization.clipping import clip_again
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.rates import copy_rates
 from robustcli.registry.types import AttackBn, NonNegative, Positive, StartStd, Steps, StepSize
@@ -43,6 +44,7 @@ class HatLoss(OuterLoss):
             # Copied together, so that the copied optimizer trains the copied weights; hooks are not copied.
             helper, follower = deepcopy((model, optimizer))
             SkippedUpdates(follower)
+            clip_again(follower, helper)
             return RunningHat(self, optimizer, helper, follower)
         running = RunningHat(self, optimizer, deepcopy(model).requires_grad_(False).eval(), None)
         try:

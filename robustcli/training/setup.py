@@ -15,6 +15,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.watcher import Watcher
 from robustcli.models.build import build_network
 from robustcli.models.start import start_from
+from robustcli.optimization.clipping import clip_gradients
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Precision
@@ -191,11 +192,6 @@ def _optimizer(settings: TrainSettings, network: nn.Module) -> tuple[Optimizer, 
     # Before hooks that read gradients, because gradients of the batch are means over the processes.
     optimizer.register_step_pre_hook(ranks.mean_gradients)
     skipped = SkippedUpdates(optimizer) if settings.precision == "fp16" else None
-    limit = settings.grad_clip
-    if limit is not None:
-
-        def clip(*_: Any) -> None:
-            nn.utils.clip_grad_norm_(network.parameters(), limit)
-
-        optimizer.register_step_pre_hook(clip)
+    if settings.grad_clip is not None:
+        clip_gradients(optimizer, network, settings.grad_clip)
     return optimizer, skipped

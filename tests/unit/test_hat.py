@@ -19,6 +19,7 @@ from robustcli.defenses import Batch
 from robustcli.defenses.hat import HatLoss, RunningHat, hat
 from robustcli.defenses.trades import trades
 from robustcli.errors import Interrupted, RobustCliError
+from robustcli.optimization.clipping import clip_gradients
 from robustcli.optimization.rates import set_rates
 from robustcli.optimization.weights.awp import Awp
 from robustcli.specs.settings import TrainSettings
@@ -186,6 +187,20 @@ def test_the_helper_is_trained_naturally_together_with_the_network() -> None:
         F.cross_entropy(twin(x), y).backward()  # type: ignore[no-untyped-call]
         plain.step()
         assert same(list(running.helper.state_dict().values()), list(twin.state_dict().values()))
+
+
+def test_gradients_of_the_helper_are_clipped_like_those_of_the_network() -> None:
+    """With a tiny limit, an update without momentum moves the helper by the learning rate times this limit."""
+    model = conv_net().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    clip_gradients(optimizer, model, 0.01)
+    loss = HatLoss(beta=1.0, helper_weight=1.0, extrapolation=2.0, helper="beside")
+    running = loss.start(model, optimizer, StreamNoise.on(torch.device("cpu")))
+    before = nn.utils.parameters_to_vector(running.helper.parameters()).detach()
+    x, y = batch()
+    running.begin(Batch(x, y, x), progress())
+    moved = nn.utils.parameters_to_vector(running.helper.parameters()).detach() - before
+    assert float(moved.norm()) == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("helper", ["file", "beside"])
