@@ -117,6 +117,9 @@ def _require_suitable_images(spec: ExperimentSpec, defense: Defense, settings: T
             f"train.compile: programs are made for whole batches, and {data.sizes.train} training images are less "
             f"than one of {settings.batch_size}; write train.batch_size: {data.sizes.train} or compile: false"
         )
+    options = spec.data.options
+    if options.is_smoothed and options.smoothing_over == "others" and data.shape.classes == 1:
+        raise RobustCliError("data.smoothing_over: 'others', but the images have one class; expected two or more")
     batches = data.steps_per_epoch(settings.batch_size, settings.drop_last)
     unused = unused_monitoring(spec.defense, batches, settings.batch_size)
     if unused is not None:

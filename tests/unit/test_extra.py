@@ -369,3 +369,27 @@ def test_the_rule_for_shares_is_part_of_the_digest_only_where_there_are_some() -
 def test_an_average_longer_than_the_run_is_a_warning(averaging: str, is_said: bool) -> None:
     said = [text for text in spec_of("val_size: 0", f"natural, averaging: {averaging}").warnings() if "window" in text]
     assert bool(said) is is_said
+
+
+@pytest.mark.parametrize("over", ["all", "others"])
+def test_smoothing_over_other_classes_needs_two_of_them(over: str, tmp_path: Path) -> None:
+    parts = {f"x_{part}": np.zeros((8, 8, 8, 3), dtype=np.uint8) for part in ("train", "test")}
+    labels = {f"y_{part}": np.zeros(8, dtype=np.int64) for part in ("train", "test")}
+    np.savez(tmp_path / "one.npz", allow_pickle=False, **parts, **labels)
+    spec = ExperimentSpec.parse(
+        f"""
+name: one
+data: {{name: npz, path: "{tmp_path / "one.npz"}", label_smoothing: 0.1, smoothing_over: {over}}}
+architecture: {{name: small_cnn, width: 4, hidden: 8}}
+threat: {{norm: linf, eps: 0.1}}
+defense: natural
+train: {{epochs: 1, batch_size: 8, lr: 0.01, device: cpu}}
+evaluate: {{}}
+""",
+        "the test",
+    )
+    if over == "all":
+        run_experiment(spec, tmp_path / "runs", Screen(is_quiet=True))
+        return
+    with pytest.raises(RobustCliError, match="smoothing_over: 'others', but the images have one class"):
+        run_experiment(spec, tmp_path / "runs", Screen(is_quiet=True))
