@@ -134,11 +134,20 @@ def _join_lines(group: typer.Typer) -> None:
 
 
 def _require_text(words: list[str]) -> None:
-    """Raise for paths that are not UTF-8, because specs and results store paths as text."""
+    """Raise for paths that Python cannot read as text, because specs and results store paths as text."""
     for word in words:
-        if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
-            shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            raise RobustCliError(f"'{shown}': not UTF-8; rename it, or use a link with another name")
+        if word.isprintable() or not any("\ud800" <= letter <= "\udfff" for letter in word):
+            continue
+        name = os.fsencode(word)
+        try:
+            shown = name.decode()
+        except UnicodeDecodeError:
+            shown = name.decode(errors="backslashreplace")
+            raise RobustCliError(f"'{shown}': not UTF-8; rename it, or use a link with another name") from None
+        raise RobustCliError(
+            f"'{shown}': Python reads names of files as {sys.getfilesystemencoding()} here; expected UTF-8; set "
+            "PYTHONUTF8=1, or a locale such as LC_ALL=C.UTF-8"
+        )
 
 
 def _how_to_resume(words: list[str]) -> str:

@@ -126,6 +126,12 @@ def test_a_path_that_is_not_utf8_is_named(robust: Robust, tiny: Path) -> None:
     robust("train", tiny, "--runs", os.fsdecode(b"ru\xffns")).require(2, "'ru\\xffns': not UTF-8")
 
 
+def test_a_path_that_only_python_s_settings_make_unreadable_is_told_so(robust: Robust, tiny: Path) -> None:
+    """With PYTHONUTF8=0 and the locale C, Python reads the bytes of names as ASCII."""
+    escaped = "é".encode().decode("ascii", "surrogateescape")
+    robust("train", tiny, "--runs", escaped).require(2, "'é': Python reads names of files as", "PYTHONUTF8=1")
+
+
 def test_an_error_without_a_number_has_its_own_words() -> None:
     assert disk_message(OSError("no route to host")) == "no route to host"
 
