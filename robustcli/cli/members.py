@@ -81,6 +81,9 @@ def list_members(
         raise RobustCliError(f"{', '.join(asked)}: supported only by `robust list architectures`")
     members = _of_file(family) if family is not None else [*catalog("architectures").values()]
     if max_parameters is not None or max_macs is not None:
+        members = [member for member in members if _matches(match, member.name, member.summary)]
+        if not members:
+            raise RobustCliError(f"--match: nothing has '{match}' in its name or description")
         _list_sizes(members, _amount("--max-parameters", max_parameters), _amount("--max-macs", max_macs))
         return
     found = 0
@@ -95,7 +98,7 @@ def list_members(
             chosen = members if name == "architectures" else catalog(name).values()
             rows = [(member.name, member.summary) for member in chosen]
         table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2))
-        rows = [row for row in rows if match is None or match.lower() in " ".join(row).lower()]
+        rows = [row for row in rows if _matches(match, *row)]
         for row in rows:
             table.add_row(*row)
         if rows or match is None:
@@ -103,6 +106,10 @@ def list_members(
         found += len(rows)
     if not found:
         raise RobustCliError(f"--match: nothing has '{match}' in its name or description")
+
+
+def _matches(match: str | None, *words: str) -> bool:
+    return match is None or match.lower() in " ".join(words).lower()
 
 
 def _of_file(family: str) -> list[Member]:

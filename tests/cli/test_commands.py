@@ -679,6 +679,8 @@ def test_a_budget_below_all_names_the_smallest_architecture(robust: Robust) -> N
     said = robust("list", "architectures", "--family", "wide_resnet", "--max-macs", "1.5k").require(0).out
     assert "wide_resnet has the fewest parameters, 36,479,194, and" in said
     assert "5,243.3 million" in said
+    match = ("--family", "wide_resnet", "--match", "transformer")
+    robust("list", "architectures", "--max-macs", "1.5k", *match).require(2, "--match: nothing has 'transformer'")
     said = robust("list", "architectures", "--family", "torchvision_models", "--max-parameters", "1G").require(0).out
     assert said == "left out because their size depends on settings: torchvision\n"
     said = robust("list", "architectures", "--family", "timm_models", "--max-parameters", "1G").require(0).out
