@@ -345,6 +345,10 @@ def test_options_are_checked_before_anything_is_written(
     assert nothing_left(tmp_path)
 
 
+def test_the_current_folder_is_not_replaced(robust: Robust, tmp_path: Path) -> None:
+    robust("export", "robustbench", "run", ".").require(2, ".: is the current folder")
+
+
 def test_an_unfinished_run_is_refused(robust: Robust, place: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(place / "run", tmp_path / "run"))
     (run / "results.json").unlink()

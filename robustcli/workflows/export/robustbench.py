@@ -78,6 +78,8 @@ def export(
             does not rebuild the evaluated network; nothing is written then.
     """
     require_empty(out)
+    if out.resolve() == Path.cwd():
+        raise RobustCliError(f"{out}: is the current folder, which cannot be replaced; expected another new folder")
     metadata = read_metadata(metadata_file)
     subject, evaluations = find_evidence(run, overrides, checkpoint)
     if (run / "spec.yaml").is_file() and not RunFolder(run).is_finished:
