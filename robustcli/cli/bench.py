@@ -11,7 +11,7 @@ import typer
 
 from robustcli.cli import bench_parts as cost_commands
 from robustcli.cli import bench_speedrun
-from robustcli.cli.bench_options import Checkpoints, Rounds, show, subjects_of
+from robustcli.cli.bench_options import Checkpoints, Rounds, kept, show, subjects_of
 from robustcli.cli.options import Device, Eps, Images, Json, NormOption, Out, console, print_json
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
 
@@ -141,10 +141,10 @@ def autoattack(
     from robustcli.bench.autoattack import bench_autoattack
     from robustcli.bench.tables import speed_rows
 
-    results = [
-        bench_autoattack(subject, rounds, sample_first, is_compiled=is_compiled)
-        for subject in subjects_of(checkpoints, norm, eps, examples, data, device)
-    ]
+    subjects = subjects_of(checkpoints, norm, eps, examples, data, device)
+    results = kept(
+        (bench_autoattack(subject, rounds, sample_first, is_compiled=is_compiled) for subject in subjects), out
+    )
     show(results, speed_rows(results), out)
 
 
@@ -183,7 +183,7 @@ def conformance(
     if is_quick:
         if attacks is not None or precision != SearchPrecision.fp32:
             raise RobustCliError("--quick: found --attacks or --precision, which it does not take; remove them")
-        quick = [bench_quick(subject, autoattack_on_all(subject), runs) for subject in subjects]
+        quick = kept((bench_quick(subject, autoattack_on_all(subject), runs) for subject in subjects), out)
         show(quick, quick_rows(quick), out)
         typer.echo(describe_quick(quick))
         return
@@ -192,7 +192,7 @@ def conformance(
         if part not in PARTS:
             raise RobustCliError(f"--attacks: there is no '{part}'{suggest(part, PARTS)}")
     only = [part for part in PARTS if part in named]
-    results = [bench_conformance(subject, precision.value, runs, only) for subject in subjects]
+    results = kept((bench_conformance(subject, precision.value, runs, only) for subject in subjects), out)
     show(results, conformance_rows(results), out)
     typer.echo(describe_conformance(results))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -13,6 +13,8 @@ from robustcli.registry.types import Norm
 if TYPE_CHECKING:
     from robustcli.bench.results.common import Bench
     from robustcli.bench.subjects import BenchSubject
+
+SomeBench = TypeVar("SomeBench", bound="Bench")
 
 Checkpoints = Annotated[
     list[str], typer.Argument(help="Checkpoints, followed by values to change, for example data.root=PATH.")
@@ -34,6 +36,18 @@ def subjects_of(
         typer.echo(f"measuring {checkpoint} ...", err=True)
         name: Norm | None = norm.value if norm else None
         yield open_subject(checkpoint, overrides, norm=name, eps=eps, examples=examples, data=data, device=device)
+
+
+def kept(results: "Iterable[SomeBench]", out: Path | None) -> "list[SomeBench]":
+    """Return the results, and write them to `out` after each one, so that none is lost if a later one fails."""
+    from robustcli.store.files import write_json
+
+    found = []
+    for result in results:
+        found.append(result)
+        if out is not None:
+            write_json(out, [one.to_json() for one in found])
+    return found
 
 
 def show(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from robustcli.cli.bench_options import Checkpoints, Rounds, show, subjects_of
+from robustcli.cli.bench_options import Checkpoints, Rounds, kept, show, subjects_of
 from robustcli.cli.options import Device, Eps, Images, NormOption, Out
 
 app = typer.Typer()
@@ -31,9 +31,8 @@ def evaluation(
     from robustcli.bench.cost_tables import evaluation_rows
     from robustcli.bench.evaluate import bench_evaluation
 
-    results = [
-        bench_evaluation(subject, rounds) for subject in subjects_of(checkpoints, norm, eps, examples, data, device)
-    ]
+    subjects = subjects_of(checkpoints, norm, eps, examples, data, device)
+    results = kept((bench_evaluation(subject, rounds) for subject in subjects), out)
     show(results, evaluation_rows(results), out, notes=[note for result in results for note in result.notes])
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli.cli import options, panels
-from robustcli.cli.evaluation import models_of, require_files
+from robustcli.cli.evaluation import models_of
 from robustcli.cli.options import console, print_json
 from robustcli.errors import RobustCliError
 
@@ -45,7 +45,8 @@ def diagnose_network(
     device: options.Device = "auto",
     out: options.Out = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw curves and surfaces into this .png, .pdf or .svg file.")
+        Path | None,
+        typer.Option(callback=options.a_file, help="Draw curves and surfaces into this .png, .pdf or .svg file."),
     ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -55,7 +56,6 @@ def diagnose_network(
     from robustcli.store.files import write_json
     from robustcli.workflows.diagnose import diagnose
 
-    require_files({"--out": out, "--picture": picture})
     if picture is not None:
         require_picture(picture)
     wanted, *others = models_of(context.params)

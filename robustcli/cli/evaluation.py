@@ -87,7 +87,6 @@ def evaluate_network(
     from robustcli.store.results import write_results
 
     # Most options are read from the context by their names.
-    require_files({"--out": out})
     asked = _asked(context.params)
     if asked.others or len(asked.attacks) > 1 or transfer:
         _require_one_model({"--out": out is not None, "--plot": plot, f"--engine {asked.engine_name}": asked.engine})
@@ -267,10 +266,3 @@ def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
         ModelRequest(text=text, overrides=overrides, **{name: given[name] for name in names})
         for text in texts or [None]
     ]
-
-
-def require_files(paths: Mapping[str, Path | None]) -> None:
-    """Check the files to write before the work starts."""
-    for option, path in paths.items():
-        if path is not None and path.is_dir():
-            raise RobustCliError(f"{option}: {path}: is a folder; expected a file")

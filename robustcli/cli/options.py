@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustcli.cli.torchrun import is_silent
+from robustcli.errors import RobustCliError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,7 +100,16 @@ Images = Annotated[str | None, typer.Option(help="Name of a data set, .npz file 
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Seed for the attack's random noise. Default: the seed in the spec.")
 ]
-Out = Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")]
+
+
+def a_file(option: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Refuse a folder as the file to write, before the work starts."""
+    if path is not None and path.is_dir():
+        raise RobustCliError(f"{option.opts[0]}: {path}: is a folder; expected a file")
+    return path
+
+
+Out = Annotated[Path | None, typer.Option(callback=a_file, help="Also write the results to this JSON file.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:i.")]
 
 # Options of `eval`: models, attack and how it is run.

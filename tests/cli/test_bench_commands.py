@@ -2,10 +2,17 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from shell import TINY, Robust
+
+from robustcli.cli.bench_options import kept
+from robustcli.errors import RobustCliError
+from robustcli.measuring.machine import Circumstances, circumstances
 
 
 @pytest.fixture
@@ -41,6 +48,7 @@ def test_evaluations_are_printed_stored_and_put_into_a_page(
     ("words", "said"),
     [
         (("eval", "data.root=nowhere"), "name a checkpoint"),
+        (("architectures", "--out", "."), "--out: .: is a folder; expected a file"),
         (("architectures", "--architecture", "resnet_18"), "there is no 'resnet_18'"),
         (("scaling", "--architecture", "vit18"), "unknown name 'vit18'"),
     ],
@@ -49,3 +57,15 @@ def test_what_cannot_be_measured_is_refused(robust: Robust, words: tuple[str, ..
     done = robust("bench", *words)
     assert done.code == 2
     assert said in done.err
+
+
+def test_measurements_are_kept_if_a_later_one_fails(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+
+    def measured() -> Iterator[Any]:
+        yield Circumstances(**vars(circumstances(torch.device("cpu"))))
+        raise RobustCliError("the second checkpoint is missing")
+
+    with pytest.raises(RobustCliError, match="second"):
+        kept(measured(), out)
+    assert len(json.loads(out.read_text())) == 1
