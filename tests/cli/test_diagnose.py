@@ -37,7 +37,7 @@ def test_requested_diagnostics_are_computed_and_stored(robust: Robust, trained: 
     assert (curve["settings"]["attack"]["kind"], curve["settings"]["attack"]["steps"]) == ("Pgd", 20)
     for text in ("linf 0.1, 30 images", "fosc", "adversarial", "median", "eps_curve", "accuracy %"):
         assert text in said.out
-    assert said.err.splitlines() == ["looking: fosc", "looking: eps_curve"]
+    assert said.err.splitlines() == ["diagnosing fosc ...", "diagnosing eps_curve ..."]
     row = next(line for line in said.out.splitlines() if " 0.03137 " in line)
     assert f"{100 * curve['found']['curve'][1]['accuracy']:.1f}" in row
     again = found(robust, trained.best, *words[:4], "eps_curve.radii=[0, 8/255]")

@@ -428,7 +428,7 @@ def test_swapped_labels_in_the_data_are_caught(robust: Robust, tmp_path: Path, t
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nowhere",), "nowhere: found no spec.yaml and no results.json"),
+        (("nowhere",), "nowhere: no such file or folder"),
         ((".",), "found no spec.yaml and no results.json"),
     ],
 )

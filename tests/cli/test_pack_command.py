@@ -42,7 +42,7 @@ def test_training_and_evaluation_on_packed_images_equal_those_on_the_folder(robu
 
 
 def test_bad_input_to_pack_is_one_error(robust: Robust, tmp_path: Path) -> None:
-    robust("pack", tmp_path / "nothing", "out").require(2, "FOLDER: ", "has no folder test or val")
+    robust("pack", tmp_path / "nothing", "out").require(2, "FOLDER: ", "there is no folder")
     robust("pack", _folder(tmp_path / "images")).require(2, "OUT: missing")
     robust("pack", tmp_path / "images", "out", "--check").require(2, "--check: reads FOLDER and writes nothing")
     robust("pack", tmp_path / "images", "--check").require(2, "FOLDER: ", "has no pack.json")
