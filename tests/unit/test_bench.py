@@ -710,11 +710,15 @@ def test_quick_evaluations_are_judged_by_their_gap_and_time() -> None:
         return describe_quick([bench])
 
     text = described(row, worse)
-    assert "at 1,000 images: mean absolute gap 0.25 points (goal 0.3: met)" in text
+    assert "from 1,000 images on: mean absolute gap 0.25 points (goal 0.3: met)" in text
     assert "10.0 to 20.0 times as long (goal 15: missed), 1 of 2 intervals contain" in text
     text = described(far)
     assert "gap 1.00 points (goal 0.3: missed), AutoAttack takes 40.0 to 40.0 times as long (goal 15: met)" in text
     assert described(row, images=800).startswith("at fewer images")
+    text = described(row, images=10_000)
+    assert text.startswith("from 10,000 images on")
+    assert "20.0 to 20.0 times as long (goal 30: missed)" in text
+    assert "(goal 30: met)" in described(far, images=10_000)
 
 
 def planted(native: str, package: str) -> ConformanceBench:
