@@ -69,6 +69,12 @@ class Attack(Protocol):
         """Return x_adv - x, before it is clipped to [0, 1] if the search clips only its result."""
         return self(model, x, y, threat, rng) - x
 
+    def improve(
+        self, points: Tensor, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
+    ) -> Tensor:
+        """Search from given points of the threat set; only for attacks that can."""
+        raise TypeError(f"{type(self).__name__} cannot start at given points")
+
     def limited(self, points: int, images: int) -> "Attack":
         """The same attack with at most `points` points in one pass, if it makes its own batches.
 

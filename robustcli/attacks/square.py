@@ -69,7 +69,8 @@ class Square(Attack):
         rows = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
             noise = rng.rows(rows).split(f"restart {restart}")
-            found = self._search(model, x[rows], labels[rows], threat, noise)
+            first = judged(model, first_points(x[rows], threat, noise), labels[rows])
+            found = self._search(model, x[rows], labels[rows], threat, noise, first)
             taken = worst.rows(rows).is_less_than(found).nonzero().flatten()
             worst.put(rows[taken], found.rows(taken))
             rows = (~worst.is_fooled).nonzero().flatten()
@@ -77,17 +78,29 @@ class Square(Attack):
                 break
         return worst.points
 
+    def improve(
+        self, points: Tensor, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
+    ) -> Tensor:
+        """Return better points, found by one search from given points of the threat set instead of stripes."""
+        labels = labels_of(y)
+        return self._search(model, x, labels, threat, rng, judged(model, points.clone(), labels)).points
+
     def limited(self, points: int, images: int) -> "Square":
         if self.batch_size is None:
             return self
         # A limit below the images per call was set by the user and is kept.
         return replace(self, batch_size=points if self.batch_size >= images else min(self.batch_size, points))
 
-    def _search(self, model: nn.Module, x: Tensor, labels: Tensor, threat: ThreatModel, rng: Noise) -> Points:
-        """Run one attempt: the point with the smallest margin of each image, or the first misclassified one."""
+    def _search(
+        self, model: nn.Module, x: Tensor, labels: Tensor, threat: ThreatModel, rng: Noise, found: Points
+    ) -> Points:
+        """Run one attempt: the point with the smallest margin of each image, or the first misclassified one.
+
+        Args:
+            found: where it starts; replaced in place.
+        """
         height, width = x.shape[-2:]
         drawn = numbers_per_proposal(threat.norm, x.shape[1])
-        found = judged(model, first_points(x, threat, rng), labels)
         rows = torch.arange(len(x), device=x.device)
         # If batch norms use batch statistics, a batch must hold every image once. Short searches end before timings.
         is_independent = not any(module.training for module in model.modules())

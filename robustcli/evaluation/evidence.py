@@ -1,7 +1,7 @@
 """The evidence of an evaluation: which attack broke which image, at which distance, and at what cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class Evidence:
         without_gradient: attacks that were skipped because the model gives none.
         warnings: without duplicates.
         attacks, threats: one for each stage.
+        handed_on: margin and point (c, h, w) of the images that stages handed on, by image number.
         drawn: mask (n,) of the images drawn at random for stages that attack only a sample; None without such stages.
     """
 
@@ -60,6 +61,7 @@ class Evidence:
     attacks: tuple[Attack, ...] = ()
     threats: tuple[ThreatModel, ...] = ()
     drawn: Tensor | None = None
+    handed_on: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
 
     @property
     def survives(self) -> Tensor:
@@ -103,6 +105,14 @@ class Evidence:
         order = torch.where(survives, self.margins, -torch.inf).argsort(descending=True, stable=True)
         return torch.zeros_like(survives).index_fill(0, order[: some.of(int(survives.sum()))], True)
 
+    def starts(self, x: Tensor, numbers: Tensor) -> Tensor:
+        """Return the points handed on for some images (m, c, h, w), or the clean image where there is none."""
+        points = x.clone()
+        for row, number in enumerate(numbers.tolist()):
+            if number in self.handed_on:
+                points[row] = self.handed_on[number][1].to(x.device)
+        return points
+
     def leave_out(self, attacked: Tensor) -> None:
         """Leave images that broke out of the sample, if they were attacked whether drawn or not.
 
@@ -121,6 +131,12 @@ class Evidence:
         self.margins[row] = torch.maximum(self.margins[row], outcome.margins)
         if outcome.points is not None:
             self.points.update(zip(outcome.numbers[outcome.is_broken].tolist(), outcome.points, strict=True))
+        if outcome.tried is not None:
+            for number, margin, point in zip(
+                outcome.numbers.tolist(), outcome.margins.tolist(), outcome.tried, strict=True
+            ):
+                if number not in self.handed_on or margin > self.handed_on[number][0]:
+                    self.handed_on[number] = margin, point
         stage = self.stages[-1]
         self._update(
             broken=stage.broken + len(broken),

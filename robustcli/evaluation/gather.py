@@ -102,7 +102,7 @@ def gather(
 
 def _run_stage(
     stage: Stage,
-    call: Callable[[Tensor, Tensor, IndexedNoise, int], AttackOutcome],
+    call: Callable[[Tensor, Tensor, IndexedNoise, int, Tensor | None], AttackOutcome],
     x: AnyImages,
     y: Tensor,
     rng: IndexedNoise,
@@ -142,7 +142,9 @@ def _run_stage(
             seconds=0.0,
         )
     )
-    for outcome in journal.outcomes(stage.name, set(evidence.numbers[is_waiting].tolist())):
+    # The journal does not keep the points that a stage hands on.
+    kept = () if stage.hands_on else journal.outcomes(stage.name, set(evidence.numbers[is_waiting].tolist()))
+    for outcome in kept:
         if keeps_examples and outcome.points is None:
             # Attacked without keeping examples, so these images are attacked again.
             continue
@@ -156,7 +158,9 @@ def _run_stage(
 
         def attack(part: slice, size: int, left: Tensor = left) -> AttackOutcome:
             row = left[part]
-            found = call(x[row], y[row], rng.rows(row), size)
+            noise = rng.rows(row)
+            starts = evidence.starts(x[row], noise.index) if stage.starts else None
+            found = call(x[row], y[row], noise, size, starts)
             return found if keeps_examples else replace(found, points=None)
 
         for outcome in batches.map(len(left), stage.batch_size, attack, type(stage.attack).__name__):

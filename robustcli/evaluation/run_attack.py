@@ -16,7 +16,7 @@ from robustcli.evaluation.confirm import predict, require_inside
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.searches import Searches
 from robustcli.evaluators import Stage
-from robustcli.threat.noise import IndexedNoise, derive
+from robustcli.threat.noise import IndexedNoise, Noise, derive
 from robustcli.threat.threat import ThreatModel
 
 # Gradient steps in single precision after a search in bf16, and their length in radii.
@@ -35,6 +35,7 @@ class AttackOutcome:
         margins: (m,) largest wrong logit minus the true one there; positive if broken.
         sizes: (m,) distance from the clean image, in the norm of the threat model.
         points: (b, c, h, w) adversarial images of the broken images, in the same order; None if they are not kept.
+        tried: (m, c, h, w) points of all images for a later stage to start at; None if they are not handed on.
         forwards, gradients: numbers of examples in forward passes and in gradients.
         seconds: wall-clock time.
         warnings: warnings that the attack raised.
@@ -51,6 +52,7 @@ class AttackOutcome:
     gradients: int
     seconds: float
     warnings: tuple[str, ...] = ()
+    tried: Tensor | None = None
 
     def among(self, images: Collection[int]) -> "AttackOutcome":
         """Return the outcome for some of the images; counts remain those of the whole call."""
@@ -65,6 +67,7 @@ class AttackOutcome:
             margins=self.margins[is_in],
             sizes=self.sizes[is_in],
             points=None if self.points is None else self.points[is_in[self.is_broken]],
+            tried=None if self.tried is None else self.tried[is_in],
         )
 
 
@@ -76,6 +79,7 @@ def run_attack(
     y: Tensor,
     rng: IndexedNoise,
     size: int,
+    starts: Tensor | None = None,
     *,
     threat: ThreatModel,
     votes: int,
@@ -86,6 +90,7 @@ def run_attack(
         model: the network.
         searches: networks that the attack may search with.
         size: largest number of points in one pass.
+        starts: points to start at; None is where the attack starts by itself.
         votes: forward passes that vote on the class of an image.
 
     Raises:
@@ -101,7 +106,7 @@ def run_attack(
         surrogate, search = searches.choose(stage, x, size)
         # A model that draws its own noise draws the same for the same images.
         torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
-        points = _search(stage, model, surrogate, search, x, y, threat, rng)
+        points = _search(stage, model, surrogate, search, x, y, threat, rng, starts)
         require_inside(stage.name, points, x, threat)
         found = predict(model, points, y, votes)
     is_broken = found.predictions != y
@@ -117,6 +122,7 @@ def run_attack(
         gradients=passes.gradients,
         seconds=time.perf_counter() - begun,
         warnings=tuple(str(warning.message) for warning in caught),
+        tried=points.cpu() if stage.hands_on else None,
     )
 
 
@@ -129,14 +135,21 @@ def _search(
     y: Tensor,
     threat: ThreatModel,
     rng: IndexedNoise,
+    starts: Tensor | None,
 ) -> Tensor:
     """Return the points that the attack found, not yet confirmed.
 
     Images that fool a copy of the network, but not the network, are attacked again with the network. After a search in
     bf16 the other images that survive take a few last steps with the network.
     """
-    # A copy of x, in case an attack writes into its input.
-    points: Tensor = stage.attack(search, x.clone(), y, threat, rng.split(stage.noise)).detach()
+
+    def attack(network: nn.Module, rows: Tensor | slice, noise: Noise) -> Tensor:
+        # A copy of x, in case an attack writes into its input.
+        given = (network, x[rows].clone(), y[rows], threat, noise.split(stage.noise))
+        found = stage.attack(*given) if starts is None else stage.attack.improve(starts[rows], *given)
+        return found.detach()
+
+    points = attack(search, slice(None), rng)
     if surrogate is None or not surrogate.is_copy or points.shape != x.shape:
         return points
     with torch.no_grad():
@@ -144,8 +157,7 @@ def _search(
         is_rejected = is_right & (search(points).argmax(1) != y)
     rejected = is_rejected.nonzero().flatten()
     if len(rejected):
-        noise = rng.rows(rejected).split(stage.noise)
-        points[rejected] = stage.attack(model, x[rejected].clone(), y[rejected], threat, noise).detach()
+        points[rejected] = attack(model, rejected, rng.rows(rejected))
     left = (is_right & ~is_rejected).nonzero().flatten()
     if len(left) and surrogate.is_coarse and not stage.is_black_box:
         points[left] = _last_steps(model, points[left], x[left], y[left], threat)

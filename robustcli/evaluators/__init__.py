@@ -70,6 +70,10 @@ class Stage:
             stages attack the same images. None attacks all.
         nearest: attack only this many, those nearest to a wrong class by the largest margin so far; with `subset`, in
             addition to those drawn. None attacks all.
+        hands_on: keep the points at which the attack failed, for a later stage. An evaluation that is resumed runs the
+            stage again.
+        starts: start at the points of the largest margin that earlier stages handed on, instead of the attack's own;
+            the attack then has a method `improve`.
         threat: threat model of this stage; None is that of the evaluation.
         surrogate: network that the attack searches with; None is the network evaluated.
         faster: network to search with instead where its passes take clearly less time, which is measured.
@@ -86,6 +90,8 @@ class Stage:
     sample: int | None = None
     subset: Some | None = None
     nearest: Some | None = None
+    hands_on: bool = False
+    starts: bool = False
     threat: ThreatModel | None = None
     surrogate: Surrogate | None = None
     faster: Surrogate | None = None

@@ -1,7 +1,9 @@
 """The quick evaluation: cheap attacks on all images, AutoAttack's attacks on some, an estimate."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,9 @@ import torch
 from scipy.stats import hypergeom
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.fgsm import Fgsm
-from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.losses import LOSSES, margin
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.targets import nearest_classes
 from robustcli.contracts.networks import conv_net, images
@@ -18,6 +21,8 @@ from robustcli.evaluation.consistency import check_derived
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.evidence import SURVIVES, Evidence
 from robustcli.evaluation.gather import gather
+from robustcli.evaluation.journal import FolderJournal, NullJournal
+from robustcli.evaluation.run_attack import AttackOutcome
 from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators import AttackContext, Evaluator, Some, Stage
 from robustcli.evaluators import quick as quick_evaluator
@@ -28,7 +33,7 @@ from robustcli.evaluators.worst_case import WorstCase
 from robustcli.registry.types import Norm
 from robustcli.statistics import hypergeometric_interval
 from robustcli.store.evaluations import Evaluation
-from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
 
 COUNT = 12
@@ -105,6 +110,31 @@ def test_older_results_keep_their_estimate() -> None:
 @pytest.mark.parametrize(("survivors", "count"), [(0, 0), (1, 1), (20, 12), (500, 12), (5000, 125)])
 def test_numbers_of_some_images(survivors: int, count: int) -> None:
     assert Some(least=12, one_in=40).of(survivors) == count
+
+
+@pytest.mark.parametrize(
+    ("survivors", "targeted", "closer", "nearest", "sample"),
+    [(20, 20, 20, 20, 10), (550, 275, 68, 34, 10), (1000, 500, 125, 62, 10), (5500, 2750, 687, 343, 55)],
+)
+def test_more_survivors_give_a_larger_sample_and_smaller_shares(
+    survivors: int, targeted: int, closer: int, nearest: int, sample: int
+) -> None:
+    """About 550 of 1,000 images of MNIST survive, and 5,500 of 10,000."""
+    stages = {stage.name: stage for stage in Quick().stages(AttackContext(THREAT, (3, 8, 8), 10))}
+    chosen = {name: stage.nearest.of(survivors) for name, stage in stages.items() if stage.nearest}
+    assert chosen == {"targeted": targeted, "closer": closer, "longer": nearest, "nudge": nearest}
+    drawn = {name: stage.subset.of(survivors) for name, stage in stages.items() if stage.subset}
+    assert drawn == {f"sample {name}": sample for name in ("apgd-ce", "apgd-t", "fab-t", "square")}
+
+
+@pytest.mark.parametrize(("survivors", "width"), [(550, 0.305), (5500, 0.064)])
+def test_the_interval_is_narrower_for_more_images(survivors: int, width: float) -> None:
+    """Share of the survivors in the interval if no image of the sample breaks."""
+    drawn = Quick().stages(AttackContext(THREAT, (3, 8, 8), 10))[-1].subset
+    assert drawn is not None
+    low, high = hypergeometric_interval(0, drawn.of(survivors), survivors)
+    assert low == 0
+    assert high / survivors == pytest.approx(width, abs=0.005)
 
 
 def evidence_of(margins: list[float], broken_by: list[int]) -> Evidence:
@@ -217,13 +247,99 @@ def test_drawn_images_get_what_autoattack_gives_them() -> None:
     assert quick.forwards < full.forwards
     assert "This is not AutoAttack's number" in quick.warnings[0]
     names = [stage.name for stage in quick.stages]
-    assert names[:5] == ["margin", "targeted", "closer", "square", "sample apgd-ce"]
-    assert [stage.sampled is None for stage in quick.stages[:5]] == [True, True, True, False, False]
+    cheap = ["margin", "targeted", "closer", "longer", "nudge"]
+    assert names == [*cheap, *(f"sample {name}" for name in ("apgd-ce", "apgd-t", "fab-t", "square"))]
+    assert [stage.sampled is None for stage in quick.stages] == [True] * 5 + [False] * 4
+    assert quick.stages[5].sampled == quick.sample.count("1")
     assert quick.stages[1].to_attack == quick.stages[1].entered, "few images are all near"
     again = Evaluation.model_validate(quick.to_json())
     assert (again.sample, again.estimate) == (quick.sample, quick.estimate)
     assert full.sample is None
     assert full.estimate is None
+
+
+class Record(NullJournal):
+    """Keep the numbers of the images that every stage attacked."""
+
+    def __init__(self) -> None:
+        self.attacked: dict[str, list[int]] = {}
+
+    def keep(self, outcome: AttackOutcome) -> AttackOutcome:
+        self.attacked.setdefault(outcome.stage, []).extend(outcome.numbers.tolist())
+        return outcome
+
+
+def test_the_ledger_marks_the_images_that_autoattack_attacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick_evaluator, "AutoAttack", partial(AutoAttack, attacks=("fab-t",)))
+    model, x, record = conv_net(3).eval(), images(COUNT, 3), Record()
+    y, rng = labeled(model, x), IndexedNoise(3, torch.arange(COUNT))
+    evidence = gather(Quick(steps=1, least=3), model, x, y, THREAT, rng, record)
+    result = evaluate("quick", {}, Quick(steps=1, least=3), model, x, y, THREAT, 3)
+    assert evidence.drawn is not None
+    marked = evidence.drawn.nonzero().flatten().tolist()
+    assert len(marked) == 3
+    assert sorted(record.attacked["sample fab-t"]) == marked
+    assert result.sample == "".join("1" if number in marked else "0" for number in range(COUNT))
+    assert set(record.attacked["nudge"]) > set(marked), "the sample is drawn among the survivors"
+
+
+@dataclass(frozen=True)
+class Shift(Attack):
+    """Move every pixel by a share of the radius."""
+
+    share: float
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return threat.project(x + self.share * threat.radius, x)
+
+
+class Witness(Attack):
+    """Record the points to start at."""
+
+    def __init__(self) -> None:
+        self.starts: list[Tensor] = []
+
+    def improve(
+        self, points: Tensor, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
+    ) -> Tensor:
+        self.starts.append(points)
+        return points
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        raise AssertionError("it starts by itself")
+
+
+class HandingOn(Evaluator):
+    """Two shifts that hand their points on, one of them on half of the images, and a witness."""
+
+    batch_size = 5
+
+    def __init__(self) -> None:
+        self.witness = Witness()
+
+    def stages(self, context: AttackContext) -> list[Stage]:
+        shifts = [Stage(name=f"{share}", attack=Shift(share), noise="a", hands_on=True) for share in (0.1, -0.1)]
+        few = [replace(stage, nearest=Some(COUNT // 2, COUNT), batch_size=5) for stage in shifts]
+        return [*few, Stage(name="witness", attack=self.witness, noise="a", starts=True, batch_size=5)]
+
+
+def test_a_stage_starts_at_the_points_of_the_largest_margin(tmp_path: Path) -> None:
+    model, x, threat = conv_net(3).eval(), images(COUNT, 3), ThreatModel("linf", Fraction(1, 10_000))
+    y, rng = labeled(model, x), IndexedNoise(0, torch.arange(COUNT))
+    tried = [Shift(share)(model, x, y, threat, rng) for share in (0.1, -0.1)]
+    with torch.no_grad():
+        clean, *margins = (margin(model(points), y) for points in (x, *tried))
+    near = clean.argsort(descending=True)[: COUNT // 2]
+    expected = x.clone()
+    for row in near.tolist():
+        expected[row] = tried[int(margins[1][row] > margins[0][row])][row]
+    for is_resumed in (False, True):
+        evaluator = HandingOn()
+        evidence = gather(evaluator, model, x, y, threat, rng, FolderJournal.open(tmp_path, {}))
+        assert [stage.broken for stage in evidence.stages] == [0, 0, 0]
+        if not is_resumed:
+            assert torch.equal(torch.cat(evaluator.witness.starts), expected)
+        assert set(evidence.handed_on) == set(near.tolist())
 
 
 class Misleading(nn.Module):
@@ -239,7 +355,7 @@ class Misleading(nn.Module):
 
 @pytest.mark.slow
 def test_gradients_that_mislead_the_cheap_attacks_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick_evaluator, "_LEAST", 1)  # Square then runs on one image besides the sample.
+    monkeypatch.setattr(quick_evaluator, "_LEAST", 1)  # The short search then runs on one image.
     found = assessed(Quick(least=5), Misleading(conv_net(3)).eval(), ThreatModel("linf", Fraction(1, 40)))
     assert found.verdict == "SUSPECT"
     assert any("misleads cheap attacks" in text for text in found.suspicions or ())
@@ -264,5 +380,5 @@ def test_a_share_of_the_images_draws_no_sample() -> None:
 @pytest.mark.parametrize("classes", [2, 3, 4, 1000])
 def test_stages_fit_any_number_of_classes(classes: int, recwarn: Any) -> None:
     stages = Quick().stages(AttackContext(THREAT, (3, 8, 8), classes))
-    assert [stage.subset is None for stage in stages] == [True] * 3 + [False] * (len(stages) - 3)
+    assert [stage.subset is None for stage in stages] == [True] * 5 + [False] * (len(stages) - 5)
     assert len({stage.name for stage in stages}) == len(stages)

@@ -433,3 +433,18 @@ def test_masked_gradients_do_not_hide_adversarial_examples() -> None:
     assert (predictions(model, by_gradient) == y).all(), "the gradient is zero everywhere"
     by_search = Square(queries=500)(model, x, y, threat, noise(24))
     assert (predictions(model, by_search) == y).sum() <= 4
+
+
+def test_a_search_from_given_points_only_improves_them() -> None:
+    model, x, threat = conv_net(3).eval(), images(8, 3), ThreatModel("linf", Fraction(1, 100))
+    y = predictions(model, x)
+    points = Pgd(steps=3, loss="margin")(model, x, y, threat, noise(8))
+    with torch.no_grad():
+        before = last = margin(model(points), y)
+        for queries in (1, 40):
+            found = Square(queries=queries, p_init=0.1).improve(points, model, x, y, threat, noise(8, 1))
+            assert threat.contains(found, x).all()
+            after = margin(model(found), y)
+            assert (after >= last - 1e-6).all()
+            last = after
+    assert (last > before + 1e-6).any()
