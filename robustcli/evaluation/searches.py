@@ -13,14 +13,14 @@ from robustcli.attacks.surrogate import Surrogate
 from robustcli.evaluators import Stage
 from robustcli.runtime.precision import is_native
 
-# Passes in bf16 have to be so many times as fast, because a coarse search misses some images and takes a few last
-# steps with the network.
-_CLEARLY = 1.1
+# Passes in bf16 have to be so many times as fast, because a coarse search misses some images. After one with gradients,
+# survivors also take a few last steps with the network.
+_CLEARLY, _CLEARLY_WITH_GRADIENTS = 1.1, 1.2
 # Images leave as they break, so most passes of attacks with gradients have fewer points than the first ones. Black-box
 # attacks come last, when few images break.
 _LEAVING = 4
 # Measured pairs of passes; one pair before them is not measured, because it may include preparations.
-_PAIRS = 3
+_PAIRS = 5
 
 
 class Searches:
@@ -64,7 +64,8 @@ class Searches:
             kind = (stage.surrogate, stage.faster, not stage.is_black_box, round(2 * math.log2(points)))
             if kind not in self._pays:
                 batch = x[torch.arange(points, device=x.device) % len(x)]
-                self._pays[kind] = _gain(faster, usual, batch, has_gradients=not stage.is_black_box) > _CLEARLY
+                gain = _gain(faster, usual, batch, has_gradients=not stage.is_black_box)
+                self._pays[kind] = gain > (_CLEARLY if stage.is_black_box else _CLEARLY_WITH_GRADIENTS)
             if self._pays[kind]:
                 return stage.faster, faster
         warnings.warn(

@@ -259,7 +259,7 @@ def test_fab_is_precise_even_with_precision_fast() -> None:
 
 class TestChoiceOfPrecision:
     def test_without_a_clear_gain_the_search_is_that_in_fp32(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(searches, "_gain", lambda *_args, **_settings: 1.05)
+        monkeypatch.setattr(searches, "_gain", lambda *_args, **settings: 1.15 if settings["has_gradients"] else 1.05)
         settings: Any = {"attacks": ("apgd-ce", "square")}
         exact, found = (gathered(AutoAttack(precision=precision, **settings)) for precision in ("fp32", "fast"))  # type: ignore[arg-type]
         assert 0 < int(exact.survives.sum()) < COUNT
@@ -279,7 +279,7 @@ class TestChoiceOfPrecision:
 
         def gain(faster: Any, usual: Any, batch: Tensor, *, has_gradients: bool) -> float:
             asked.append((faster.is_fast, usual.is_fast, len(batch), has_gradients))
-            return 1.2
+            return 1.3
 
         monkeypatch.setattr(searches, "_gain", gain)
         monkeypatch.setattr(searches, "is_native", lambda _precision, _device: True)
