@@ -64,9 +64,13 @@ def _text_kind(start: bytes) -> str | None:
 
 
 def _has_data(path: Path) -> bool:
-    """Return whether a zip archive has a file that torch.save or numpy.savez writes."""
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(("data.pkl", ".npy")) for name in archive.namelist())
+    """Return whether a zip archive may have a file that torch.save or numpy.savez writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(("data.pkl", ".npy")) for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        # The reader of the weights describes the damage.
+        return True
 
 
 def _has_an_end(path: Path) -> bool:
