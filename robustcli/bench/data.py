@@ -31,26 +31,28 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> DataBench:
     """
     device = choose_device(device_name)
     keep_freed_memory()
-    images, data = _random_data(device)
+    stored, data = _random_data(device)
     request = Request(batch_size=batch_size, device=device_name, architecture="preact_resnet18")
     architecture, defenses = choose(request)
     watch = Stopwatch(device)
     epochs = {
         OURS: _ours(data, batch_size, device),
         AGAIN: _ours(data, batch_size, device),
-        PIL: _pil(images, batch_size, device),
+        PIL: _pil(stored, batch_size, device),
     }
     step = "step"
     # The step is first, because the first sample determines the number of repeats and the step is the longest.
     samples = {step: Timed(Variants(request, architecture).ours(defenses["pgd_at"]), watch)}
     samples |= {name: Timed(epoch, watch) for name, epoch in epochs.items()}
     timings = Timings(measure(samples, rounds))
+    # Incomplete batches are left out.
+    images = _IMAGES // batch_size * batch_size
     # An image's share of the step, which processes a batch.
-    share = batch_size / _IMAGES
+    share = batch_size / images
     rows = [
         DataRow(
             name=name,
-            seconds_per_image=timings.spread(name, _IMAGES),
+            seconds_per_image=timings.spread(name, images),
             share_of_step=timings.over(step, name) * share,
             ratio=timings.ratio(name),
             verdict=timings.verdict(name),

@@ -165,6 +165,14 @@ def test_missing_peers_are_left_out_with_a_message(subject: BenchSubject, monkey
 # Data
 
 
+def test_seconds_of_an_epoch_are_divided_by_the_images_of_its_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_IMAGES", 11)
+    monkeypatch.setattr(data, "bench_decoding", lambda _: None)
+    monkeypatch.setattr(data, "measure", lambda samples, rounds: {name: [8.0] * rounds for name in samples})
+    for row in bench_data(4, 3, "cpu").rows:
+        assert (row.seconds_per_image.median, row.share_of_step.median) == (1.0, 0.5)
+
+
 @pytest.mark.slow
 def test_the_pipeline_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "_IMAGES", 8)
