@@ -53,11 +53,12 @@ def check(
 
     failed = []
     for member in members:
-        console().print(f"[bold]{member.name}[/] ({member.family}), {member.path}:{member.line}", highlight=False)
+        head = f"[bold]{member.name}[/] ({member.family}), {escape(str(member.path))}:{member.line}"
+        console().print(head, highlight=False, markup=True)
         for outcome in check_member(member):
             mark = {"passed": "passed", "failed": "[red]failed[/]", "advice": "[yellow]advice[/]"}[outcome.verdict]
             reason = f": {escape(outcome.reason)}" if outcome.reason else ""
-            console().print(f"  {mark} {escape(outcome.check)}{reason}", highlight=False, soft_wrap=True)
+            console().print(f"  {mark} {escape(outcome.check)}{reason}", highlight=False, soft_wrap=True, markup=True)
             if outcome.verdict == "failed":
                 failed.append(outcome.check)
     if failed:

@@ -86,13 +86,15 @@ def diagnose_network(
 
 
 def _print_findings(title: str, results: "Diagnosis") -> None:
+    from rich.markup import escape
+
     from robustcli.reports.diagnostics import finding_parts
 
     screen = console()
     typer.echo(f"{title}, {results.examples} images")
     for name, result in results.diagnostics.items():
         for part, shown in finding_parts(result.found):
-            screen.print(f"[bold]{name}[/]{f': {part}' if part else ''}", highlight=False)
+            screen.print(f"[bold]{name}[/]{f': {escape(part)}' if part else ''}", highlight=False, markup=True)
             screen.print(shown, highlight=False)
     for line in results.notes:
         typer.echo(f"note: {line}")

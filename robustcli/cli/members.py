@@ -217,7 +217,7 @@ def _show_member(member: Member, settings: Sequence[str], *, is_complete: bool) 
             f"its parts depend on its settings: write {_missing(member)} after `robust show {member.name}`"
         )
     screen = console()
-    screen.print(f"[bold]{member.name}[/] ({member.family})", highlight=False)
+    screen.print(f"[bold]{member.name}[/] ({member.family})", highlight=False, markup=True)
     screen.print(_SECTIONS.split(member.doc)[0].rstrip(), highlight=False, markup=False)
     for title in ("When to use", "First setting"):
         if text := section(member.doc, title):

@@ -220,9 +220,9 @@ def print_results(title: str, results: "Results", *, is_wide: bool = False) -> N
 
 
 def console() -> "Console":
-    """Return the console for tables."""
+    """Return the console for tables, which prints names with brackets as they are."""
     from rich.console import Console
 
     # Wide if it is not a terminal and COLUMNS is not set, so that tables in logs and pipes are not wrapped.
-    screen = Console()
-    return screen if screen.is_terminal or "COLUMNS" in os.environ else Console(width=200)
+    screen = Console(markup=False)
+    return screen if screen.is_terminal or "COLUMNS" in os.environ else Console(width=200, markup=False)

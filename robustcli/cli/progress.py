@@ -22,7 +22,7 @@ class Screen:
     """
 
     def __init__(self, *, is_quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=is_quiet)
+        self.console = Console(stderr=True, quiet=is_quiet, markup=False)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from stored_results import DATA, evaluation, run_results
 
+from robustcli.cli.options import console
 from robustcli.errors import RobustCliError
-from robustcli.reports.runs import run_lines, select
+from robustcli.reports.runs import run_lines, select, wide_table
 from robustcli.store import listing
 from robustcli.store.files import write_json, write_text
 from robustcli.store.listing import INDEX, RunRow, list_runs
@@ -105,6 +106,12 @@ def test_a_run_whose_file_becomes_readable_is_read_again(tmp_path: Path, monkeyp
         (row,) = list_runs(tmp_path)
     assert row.status == "damaged"
     assert [row.status for row in list_runs(tmp_path)] == ["finished"]
+
+
+def test_a_name_with_brackets_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "a[old]")
+    console().print(wide_table(list_runs(tmp_path)))
+    assert "a[old]/00000000-s0" in capsys.readouterr().out
 
 
 def test_an_unchanged_run_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
