@@ -1,5 +1,6 @@
 """`robust diagnose`. torch is imported inside it."""
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,7 @@ def diagnose_network(
         raise RobustCliError(
             f"'{others[0].text}': found a second model; expected one, and values such as data.root=PATH"
         )
-    results = diagnose(
+    steps = diagnose(
         wanted,
         tuple(dict.fromkeys(names or ())),
         eps=eps,
@@ -73,13 +74,19 @@ def diagnose_network(
         device=device,
         begins=lambda name: None if quiet else typer.echo(f"diagnosing {name} ...", err=True),
     )
+    results = next(steps)
     title = f"{wanted.text or model}, {results.threat}"
-    if out is not None:
-        write_json(out, results.to_json())
-    if as_json:
-        print_json(results.to_json())
-    else:
-        _print_findings(title, results)
+    try:
+        for step in chain([results], steps):
+            results = step
+            if out is not None:
+                write_json(out, results.to_json())
+    finally:
+        # Also if a later diagnostic fails.
+        if as_json:
+            print_json(results.to_json())
+        else:
+            _print_findings(title, results)
     # Last, so that results are kept if there is nothing to draw.
     if picture is not None:
         draw(picture, title, {name: one.found for name, one in results.diagnostics.items()}, results.threat.norm)

@@ -2,8 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -83,8 +83,10 @@ def diagnose(
     seed: int | None,
     device: str,
     begins: Callable[[str], None],
-) -> Diagnosis:
-    """Run every requested diagnostic on a network; None means the value that comes with the network.
+) -> Iterator[Diagnosis]:
+    """Run every requested diagnostic on a network, and yield the results so far after each one.
+
+    None means the value that comes with the network.
 
     Args:
         network: the network and the images; its overrides may also set parameters of diagnostics, as in
@@ -106,19 +108,20 @@ def diagnose(
     case = open_model(wanted, subject, threat, choose_device(device))
     x, y = case.data.evaluation("test", examples)
     seed = defaults.seed if seed is None else seed
-    results = {}
-    for name, diagnostic in diagnostics.items():
-        begins(name)
-        results[name] = look(diagnostic, case.loaded.network, x, y, threat, seed)
-    return Diagnosis(
+    diagnosis = Diagnosis(
         # All overrides as the user wrote them, including those of diagnostics.
         header={**case.to_json(), "subject": network.to_json()},
         threat=threat,
         notes=[*case.loaded.notes, *sorted_by_class(case.data, examples)],
         seed=seed,
         examples=len(x),
-        diagnostics=results,
+        diagnostics={},
     )
+    for name, diagnostic in diagnostics.items():
+        begins(name)
+        result = look(diagnostic, case.loaded.network, x, y, threat, seed)
+        diagnosis = replace(diagnosis, diagnostics={**diagnosis.diagnostics, name: result})
+        yield diagnosis
 
 
 def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, MemberSpec]:

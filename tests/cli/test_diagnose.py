@@ -106,6 +106,16 @@ def test_mistakes_of_the_user_are_named(
     robust("diagnose", trained.best, *words).require(2, told)
 
 
+def test_results_are_kept_if_a_later_diagnostic_fails(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+    names = ("--with", "fosc", "--with", "eps_curve", "eps_curve.radii=[2]")
+    for words in ((), ("--json",)):
+        said = robust("diagnose", trained.best, *names, *FEW, *words, "--out", tmp_path / "found.json")
+        said.require(2, "2 is larger than the pixel range")
+        assert "fosc" in said.out
+    assert [*json.loads((tmp_path / "found.json").read_text())["diagnostics"]] == ["fosc"]
+    assert [*json.loads(said.out)["diagnostics"]] == ["fosc"]
+
+
 def test_without_matplotlib_a_picture_is_refused_before_anything_else(
     robust: Robust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
