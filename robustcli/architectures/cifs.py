@@ -58,13 +58,20 @@ def cifs(
 
 
 def _last_stage(network: nn.Module) -> nn.Sequential:
-    """Return the last sequence of blocks. Blocks are modules that torch does not define."""
+    """Return the last sequence of blocks, outside of shortcuts.
+
+    Blocks are modules that torch does not define and that are not sequences themselves.
+    """
     stages = [
         module
-        for module in network.modules()
+        for name, module in network.named_modules()
         if isinstance(module, nn.Sequential)
         and len(module)
-        and not any(type(block).__module__.startswith("torch.nn") for block in module)
+        and not any(
+            isinstance(block, nn.Sequential) or type(block).__module__.startswith("torch.nn") for block in module
+        )
+        # A projection is one module too if it is pooled or preconditioned.
+        and "shortcut" not in name
     ]
     if not stages:
         raise _without_stages()

@@ -109,9 +109,17 @@ def test_a_softmax_mask_starts_near_one_over_the_channels() -> None:
     assert 0.9 < float(mask.min()) * 512 < float(mask.max()) * 512 < 1.1
 
 
-@pytest.mark.parametrize("build", [resnet18, preact_resnet18, wide_resnet])
-def test_gates_follow_the_blocks_of_the_last_stage(build: Any) -> None:
-    settings = {"depth": 16, "widen": 1} if build is wide_resnet else {"width": 4}
+@pytest.mark.parametrize(
+    ("build", "settings"),
+    [
+        (resnet18, {"width": 4}),
+        (preact_resnet18, {"width": 4}),
+        (preact_resnet18, {"width": 4, "downsample": "flc"}),
+        (preact_resnet18, {"width": 4, "norm": "conv"}),
+        (wide_resnet, {"depth": 16, "widen": 1}),
+    ],
+)
+def test_gates_follow_the_blocks_of_the_last_stage(build: Any, settings: dict[str, Any]) -> None:
     body = build(SHAPE, **settings)
     gated = cifs_network(SHAPE, network=body, hidden=3)
     assert len(gates_of(gated)) == 2
