@@ -64,6 +64,8 @@ def gate(
         raise RobustCliError(f"--max-drop: found {max_drop:g}; expected a fraction from 0 to 1, such as 0.01")
     if not minima and baseline is None:
         raise RobustCliError('found no condition; expected --min "robust>=0.41", or --max-drop with --baseline')
+    if keys and baseline is None:
+        raise RobustCliError('--key: only with --baseline; write --min "NAME>=FRACTION" for one evaluation')
     results = read_side(result)
     outcomes = [_minimum(results, text) for text in minima]
     if baseline is not None and max_drop is not None:

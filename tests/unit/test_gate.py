@@ -59,6 +59,7 @@ def test_a_drop_fails_if_it_is_large_and_significant(result: Path) -> None:
     ("minima", "settings", "text"),
     [
         ([], {}, "found no condition"),
+        (["robust>=0.4"], {"keys": ["pgd"]}, "--key: only with --baseline"),
         (["robust>0.4"], {}, "expected NAME>=FRACTION"),
         (["robust>=41"], {}, "a fraction from 0 to 1"),
         (["robust>=1/0"], {}, "a fraction from 0 to 1"),
