@@ -40,5 +40,7 @@ def test_a_run_is_estimated_from_the_rates_of_another_device(robust: Robust, tin
 def test_what_is_no_measured_plan_is_refused(robust: Robust, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}", encoding="utf-8")
     robust("plan", tiny, "--device-rates", tmp_path / "other.json").require(2, "robust plan SPEC --json > other.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    robust("plan", tiny, "--device-rates", tmp_path / "deep.json").require(2, "not a plan that was measured")
     robust("plan", tiny, "--device-rates", tmp_path / "none.json").require(2, "there is no file")
     robust("plan", tiny, "seed=0,1", "--device-rates", tmp_path / "none.json").require(2, "not a sweep")

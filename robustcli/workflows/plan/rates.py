@@ -53,7 +53,7 @@ class DeviceRates:
             )
         except FileNotFoundError as error:
             raise RobustCliError(f"--device-rates: there is no file {path}") from error
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:
             raise RobustCliError(
                 f"--device-rates: {path}: not a plan that was measured; on the other device, run robust plan SPEC "
                 f"--json > {path.name} with a spec that fits into its memory"
