@@ -50,7 +50,7 @@ def load(
     Raises:
         RobustCliError: there is no such network, or its normalization is unknown.
     """
-    chosen = choose_device(device)
+    chosen = choose_device(device, "device")
     settings = {"name": architecture} if isinstance(architecture, str) else dict(architecture or {})
     overrides = [f"architecture.{key}={json.dumps(value)}" for key, value in settings.items() if key != "name"]
     request = ModelRequest(

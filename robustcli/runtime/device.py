@@ -8,19 +8,23 @@ import torch
 from robustcli.errors import RobustCliError
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of a spec; a missing GPU is an error, with no fallback to the CPU."""
+def choose_device(name: str, where: str = "--device") -> torch.device:
+    """Return the device of a name; a missing GPU is an error, with no fallback to the CPU.
+
+    Args:
+        where: option or key that names it, for messages.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise RobustCliError(f"train.device: '{name}' is not one of auto, cpu, cuda, cuda:i") from None
+        raise RobustCliError(f"{where}: '{name}' is not one of auto, cpu, cuda, cuda:i") from None
     if device.type not in ("cpu", "cuda"):
-        raise RobustCliError(f"train.device: '{name}' is not one of auto, cpu, cuda, cuda:i")
+        raise RobustCliError(f"{where}: '{name}' is not one of auto, cpu, cuda, cuda:i")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RobustCliError(
-            f"train.device: '{name}': this machine has {torch.cuda.device_count()} GPUs for torch; write auto"
+            f"{where}: '{name}': this machine has {torch.cuda.device_count()} GPUs for torch; write auto"
         )
     return device
 

@@ -194,7 +194,7 @@ class _Measured:
             if isinstance(stored, Mapping) and stored.get("settings") == settings and "found" in stored:
                 return stored["found"]
         self.begins(f"{self.where}: {name}")
-        device = choose_device(spec.train.device)
+        device = choose_device(spec.train.device, "train.device")
         _, network = network_of(NetworkCheckpoint.read(folder.best), device, folder.best)
         data = load_data(spec.data, device, to_train=measure.images == "train")
         x, y = data.evaluation(measure.images, min(measure.examples, data.size(measure.images)))

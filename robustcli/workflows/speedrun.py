@@ -122,7 +122,7 @@ def run_speedrun(
     known = _Lengths(root / f"{sweep.name}.speedrun.json", budget)
     results = []
     for row in sweep.rows:
-        if choose_device(row.specs[0].train.device).type != "cpu":
+        if choose_device(row.specs[0].train.device, "train.device").type != "cpu":
             raise RobustCliError(f"row {row.name}: a speedrun counts processor time; expected train.device=cpu")
         length = known.get(row)
         if length is None:
@@ -167,7 +167,7 @@ class Costs:
 
 def measured_costs(spec: ExperimentSpec) -> Costs:
     """Measure some updates and the end of an epoch; robust networks cost more than untrained ones only in the check."""
-    device = choose_device(spec.train.device)
+    device = choose_device(spec.train.device, "train.device")
     begun = _processor_seconds()
     data = load_data(spec.data, device, to_train=True)
     start = _processor_seconds() - begun

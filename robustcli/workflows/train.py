@@ -52,7 +52,7 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
         Interrupted: a signal asked to stop; everything done so far is kept.
         RobustCliError: something that the user can fix.
     """
-    device = choose_device(ranks.own_device(spec.train.device))
+    device = choose_device(ranks.own_device(spec.train.device), "train.device")
     with ranks.joined(device.type):
         return _run_experiment(spec, root, device, watcher, resume=resume or ranks.is_restarted())
 

@@ -592,7 +592,7 @@ def test_images_of_another_shape_are_refused(
         (("--examples", "361"), ("361 test images requested; there are only 360",)),
         (("--seed", "-1"), ("seed",)),
         (("--batch-size", "0"), ("batch-size",)),
-        (("--device", "tpu"), ("'tpu' is not one of auto, cpu, cuda, cuda:i",)),
+        (("--device", "tpu"), ("--device: 'tpu' is not one of auto, cpu, cuda, cuda:i",)),
         (("--device", "cuda:99"), ("this machine has",)),
         (("--data", "digitss"), ("'digitss' is not a data set, folder or .npz file; did you mean 'digits'?",)),
         (("--data", "gone.npz"), ("there is no file",)),

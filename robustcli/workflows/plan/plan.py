@@ -84,7 +84,7 @@ def plan(request: Request) -> Plan:
         RobustCliError: the images or the device are missing, or a setting is invalid.
     """
     spec = request.spec
-    device = choose_device(spec.train.device)
+    device = choose_device(spec.train.device, "train.device")
     before = wall(device)
     data, replaced = images_of(spec, device)
     start = request.startup + wall(device) - before
