@@ -45,7 +45,8 @@ class Transferred(Evaluator):
             a name such as robustbench:NAME or timm:NAME, or a file of weights with `architecture`, `mean` and `std`.
         attack: the attack.
         architecture: architecture of a file of weights with its settings, such as "preact_resnet18 width=32".
-        mean, std: normalization of a file of weights, one number for each channel or one for all; 0 and 1 mean none.
+        mean: mean in the normalization of a file of weights, one number for each channel or one for all; 0 for none.
+        std: standard deviation in that normalization, in the same form; 1 for none.
         batch_size: images per attack; changes memory and speed, not the number.
 
     Reference: Papernot, McDaniel and Goodfellow, 2016; as a check of evaluations: Carlini et al., 2019, section 3.

@@ -52,6 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = random_network()
     _imitate(network, conv_net().eval())
     save_network(folder / "source.pt", network)
+    weights = {name: value for name, value in network.state_dict().items() if name.startswith("body.")}
+    torch.save(weights, folder / "weights.pt")
     x = images(7)
     np.savez(folder / "given.npz", x_adv=(x + 1e-3 * torch.where(x > 0.5, -1, 1)).numpy())
     return folder

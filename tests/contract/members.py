@@ -214,7 +214,7 @@ def parameters_with_choices() -> Iterator[Any]:
 def other_parameters() -> Iterator[tuple[Member, Parameter]]:
     for member in all_members():
         for parameter in member.parameters.values():
-            is_text = parameter.annotation is str
+            is_text = parameter.annotation in (str, str | None)
             if member.family != "datasets" and not choices_of(parameter) and not is_text:
                 yield member, parameter
 
@@ -242,10 +242,16 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
         yield from (0.5, 0.02, 2, 100)
 
 
+# Settings in which some parameters have an effect, because they describe a file of weights.
+_FILE_OF_WEIGHTS = {"source": "weights.pt", "architecture": "small_cnn width=16", "mean": (0.1,), "std": (1.0,)}
+
+
 def surroundings(member: Member, parameter: Parameter) -> Iterator[Settings]:
     """The usual settings, and variants that some parameters need to have an effect."""
     for usual in usual_settings(member):
         yield usual
+        if member.name == "transfer_attack":
+            yield {**usual, **_FILE_OF_WEIGHTS}
         for other in member.parameters.values():
             if other.name != parameter.name:
                 for choice in choices_of(other):

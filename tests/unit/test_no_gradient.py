@@ -115,11 +115,11 @@ class FailsOnThree(Fails):
     size = 3
 
 
-@pytest.mark.parametrize(("kind", "words"), [(Fails, "a batch of 1 image "), (FailsOnThree, "a batch of 3 images ")])
+@pytest.mark.parametrize(("kind", "words"), [(Fails, "a batch of 1 image"), (FailsOnThree, "a batch of 3 images")])
 def test_a_network_that_fails_on_some_batches_is_an_error(kind: Any, words: str) -> None:
     model = external(kind())
     x, y = labeled(model, 20)
-    with pytest.raises(EvaluationError, match=rf"the network fails on {words}\(ValueError: not this size\)"):
+    with pytest.raises(EvaluationError, match=rf"the network fails on {words} of 1x8x8 \(ValueError: not this size\)"):
         evaluate("attack", {}, Attacked(attack=Pgd(steps=2), batch_size=17), model, x, y, THREAT, 0)
 
 

@@ -110,8 +110,8 @@ def test_rows_are_chosen_in_the_order_of_the_file() -> None:
     [
         (
             "  nothing:",
-            "  nothing: {defense: fgsm}",
-            "row nothing: line 13: defense: unknown key; did you mean 'defense'?",
+            "  nothing: {defence: fgsm}",
+            "row nothing: line 13: defence: unknown key; did you mean 'defense'?",
         ),
         ("beta: 2", "bta: 2", "row beta: line 14: defense.bta: unknown parameter of 'trades'"),
         ("gamma: 0.02", "gamma: many", "row awp: line 15: defense.weights.gamma: 'many' is not a number"),
