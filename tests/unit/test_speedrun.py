@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from robustcli.cli.main import app
@@ -152,13 +153,11 @@ def test_an_interrupted_training_goes_on_with_the_time_that_it_has_used(
         run(sweep, 60)
 
 
-def test_only_processors_count(sweep: Path) -> None:
+def test_only_processors_count(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep.write_text(SWEEP.replace("device: cpu", "device: auto"), encoding="utf-8")
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(speedrun, "choose_device", lambda name: __import__("torch").device("cuda"))
-    with monkey.context(), pytest.raises(RobustCliError, match=r"row pgd_at: .* expected train.device=cpu"):
+    monkeypatch.setattr(speedrun, "choose_device", lambda name, key: torch.device("cuda"))
+    with pytest.raises(RobustCliError, match=r"row pgd_at: .* expected train.device=cpu"):
         run(sweep, 60)
-    monkey.undo()
 
 
 def test_rows_without_results_are_told_and_not_compared(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
