@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Convolutions with at most so many input channels see images, not features.
+# Largest number of input channels of a convolution that is taken to see images, not features.
 _IMAGE_CHANNELS = 4
 
 

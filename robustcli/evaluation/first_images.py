@@ -1,4 +1,4 @@
-"""Detect that the first images of a part are no sample of all, because they are sorted by class."""
+"""Detect that the first images of a part do not represent all of them, because they are sorted by class."""
 
 from collections.abc import Iterator
 

@@ -13,8 +13,8 @@ from robustcli.attacks.surrogate import Surrogate
 from robustcli.evaluators import Stage
 from robustcli.runtime.precision import is_native
 
-# Passes in bf16 have to be so many times as fast, because a coarse search misses some images. After one with gradients,
-# survivors also take a few last steps with the network.
+# Smallest gain in speed for which passes are made in bf16, because a coarse search misses some images. After one with
+# gradients, survivors also take a few last steps with the network.
 _CLEARLY, _CLEARLY_WITH_GRADIENTS = 1.1, 1.2
 # Images leave as they break, so most passes of attacks with gradients have fewer points than the first ones. Black-box
 # attacks come last, when few images break.
