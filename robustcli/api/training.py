@@ -112,7 +112,8 @@ def _spec_of(spec: Spec, overrides: Mapping[str, Any]) -> ExperimentSpec:
         document = Document("the spec", plain(spec), {})
     else:
         document = read_yaml(experiments.find(fspath(spec)))
-    for key, value in overrides.items():
-        path = key.replace("__", ".")
+    # A whole part is replaced before its keys, as on the command line.
+    paths = {key.replace("__", "."): value for key, value in overrides.items()}
+    for path, value in sorted(paths.items(), key=lambda item: item[0].count(".")):
         document = with_value(document, path, plain(value), f"override {path}={value}")
     return ExperimentSpec.check(document)

@@ -19,7 +19,7 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family
 from robustcli.specs.check import checked
 from robustcli.specs.settings import ArchitectureOptions, DataOptions, EvaluateOptions
-from robustcli.specs.spec import ExperimentSpec, override_text
+from robustcli.specs.spec import ExperimentSpec, overridden, override_text
 from robustcli.specs.yamlfile import parse_scalar, parse_yaml, to_yaml
 from robustcli.store.checkpoint import CheckedCheckpoint
 from robustcli.store.results import ModelRequest
@@ -144,7 +144,7 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
         for text in request.overrides
         if not _is_about("preprocess", text) and (request.data is None or not _is_about("data", text))
     ]
-    spec = ExperimentSpec.parse(override_text(checkpoint.spec, rest, source), source)
+    spec = ExperimentSpec.check(overridden(parse_yaml(checkpoint.spec, source), rest), is_stored=True)
     if spec.architecture != inside.architecture:
         raise RobustCliError("architecture: cannot be overridden")
     height = checkpoint.shape[1]

@@ -17,6 +17,7 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family, Ratio, Size
 from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
 from robustcli.specs.guards import findings
+from robustcli.specs.kept_settings import gathered
 from robustcli.specs.places import Level
 from robustcli.specs.renamed import (
     as_written,
@@ -126,7 +127,8 @@ class ExperimentSpec:
         checker.problems += findings("refuse", sound)
         if not checker.problems:
             return cls(**resolved)
-        ordered = sorted(checker.problems, key=lambda problem: _line(document, problem[0]))
+        problems = gathered(document, checker.problems)
+        ordered = sorted(problems, key=lambda problem: _line(document, problem[0]))
         raise SpecError(document.source, [located(document, where) + text for where, text in ordered])
 
     def problems(self) -> list[tuple[Where, str]]:
@@ -225,8 +227,11 @@ def _check_evaluate(checker: Checker, value: Any) -> dict[str, MemberSpec]:
 
 
 def overridden(document: Document, overrides: Sequence[str]) -> Document:
-    """Return the document with values replaced; a member written as only its name becomes a mapping."""
-    for override in overrides:
+    """Return the document with values replaced; a member written as only its name becomes a mapping.
+
+    A whole part, such as defense=trades, is replaced before its keys, such as defense.beta=3, in any order.
+    """
+    for override in sorted(overrides, key=lambda text: text.partition("=")[0].count(".")):
         key, equals, text = override.partition("=")
         if override and not equals and Path(override).exists():
             raise RobustCliError(

@@ -249,6 +249,13 @@ def test_overrides_change_a_spec_as_on_the_command_line(tmp_path: Path) -> None:
     assert robustcli.spec("demo/digits_pgd_at", seed=2).seed == 2
 
 
+def test_a_part_and_a_key_of_it_can_be_given_in_any_order() -> None:
+    chosen = robustcli.spec(TINY, defense__steps=4, defense="trades")
+    assert (chosen.defense.name, chosen.defense.parameters["steps"]) == ("trades", 4)
+    with pytest.raises(SpecError, match=r"'free' does not take steps, .* write defense=free instead"):
+        robustcli.spec(TINY | {"defense": {"name": "pgd_at", "steps": 4}}, defense__name="free")
+
+
 def test_a_wrong_spec_lists_all_problems() -> None:
     with pytest.raises(SpecError) as caught:
         robustcli.spec(TINY, train__epocs=3, defense__name="pgd_att")

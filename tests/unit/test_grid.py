@@ -27,6 +27,11 @@ def test_a_grid_has_every_combination_and_the_last_key_varies_fastest() -> None:
     assert next(name for name, _ in full.rows()) == "data.name=a,defense.name=c"
 
 
+def test_a_grid_over_a_whole_part_keeps_the_keys_that_are_set_in_it() -> None:
+    sweep = Sweep.read(SPEC, ["defense=trades,pgd_at", "defense.steps=3"])
+    assert [row.specs[0].defense.parameters["steps"] for row in sweep.rows] == [3, 3]
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -35,6 +35,19 @@ evaluate:
   clean: clean
 """
 
+WHOLE = """
+name: whole
+data: {name: cifar10, root: images}
+architecture: {name: wide_resnet, depth: 10, form: trades}
+threat: {norm: linf, eps: 8/255}
+defense: {name: trades, beta: 6, steps: 10, step_size: 2/255}
+train:
+  epochs: 10
+  optimizer: {name: sgd, momentum: 0.9}
+evaluate:
+  pgd: {name: attack, attack: {name: pgd, steps: 20, step_size: 1/255}}
+"""
+
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
@@ -277,6 +290,52 @@ def test_a_nearest_name_is_offered_only_where_one_is_near(base: Path) -> None:
 def test_overrides_replace_nested_values_and_the_last_one_wins(base: Path) -> None:
     spec = ExperimentSpec.read(base, ["train.epochs=30", "seed=4", "defense.beta=1/2", "train.epochs=31"])
     assert (spec.train.epochs, spec.seed, spec.defense.parameters["beta"]) == (31, 4, 0.5)
+
+
+def test_a_whole_part_is_replaced_before_its_keys_in_any_order(base: Path) -> None:
+    first = ExperimentSpec.read(base, ["defense=pgd_at", "defense.steps=3"])
+    assert ExperimentSpec.read(base, ["defense.steps=3", "defense=pgd_at"]) == first
+    assert first.defense.parameters["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "defense.name=free",
+            "'free' does not take beta and steps, which the spec sets for another choice; write defense=free instead, "
+            "which also drops step_size; repeat what should stay",
+        ),
+        ("architecture.name=vgg11", "'vgg11' does not take depth and form, which the spec sets for another choice; "),
+        ("data.name=npz", "'npz' does not take root, which the spec sets for another choice; write data=npz instead"),
+        ("evaluate.pgd.name=autoattack", "'autoattack' does not take attack, which the spec sets for another choice; "),
+        ("evaluate.pgd.attack.name=fab", "'fab' does not take step_size, which the spec sets for another choice; "),
+        ("train.optimizer.name=adamw", "'adamw' does not take momentum, which the spec sets for another choice; "),
+    ],
+)
+def test_a_new_name_that_does_not_fit_the_settings_says_how_to_replace_all(
+    tmp_path: Path, override: str, said: str
+) -> None:
+    path = tmp_path / "whole.yaml"
+    path.write_text(WHOLE, encoding="utf-8")
+    (problem,) = [text for text in problems(path, override) if "missing" not in text]
+    assert problem.startswith(f"override {override}: {override.partition('=')[0]}: {said}")
+    # What the message says to write.
+    key, _, name = override.partition("=")
+    left = f"{key.removesuffix('.name')}={name}"
+    assert f"write {left} instead" in problem
+    needed = ["data.path=x.npz"] if name == "npz" else []
+    assert ExperimentSpec.read(path, [left, *needed])
+
+
+def test_settings_of_other_overrides_are_not_blamed_on_a_new_name(base: Path) -> None:
+    found = problems(base, "defense.name=free", "defense.gamma=1")
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "override defense.gamma=1",
+        "override defense.name=free",
+    ]
+    assert "unknown parameter of 'free'" in found[0]
+    assert "does not take beta, which the spec sets" in found[1]
 
 
 def test_an_override_works_in_a_member_written_as_its_name(base: Path) -> None:
