@@ -5,7 +5,7 @@ pydantic checks plain values; this module walks the tree of nested members and f
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from functools import cache
@@ -31,15 +31,28 @@ class Checker:
 
     Args:
         problems: (path, text) of everything found so far.
+        homes: where keys belong, as dotted paths, for messages about keys that are written elsewhere.
     """
 
     problems: list[tuple[Where, str]] = field(default_factory=list)
+    homes: Mapping[str, str] = field(default_factory=dict)
+
+    def unknown(self, where: Where, known: Collection[str], text: str) -> None:
+        """Add the problem of an unknown key, with the place where it belongs or the nearest known key."""
+        part, dot, _ = self.homes.get(str(where[-1]), "").partition(".")
+        if not part:
+            advice = suggest(str(where[-1]), known)
+        elif dot:
+            advice = f"; write it under {part}, as {part}.{where[-1]}"
+        else:
+            advice = f"; write it at the top of the spec, as {part}"
+        self.problems.append((where, text + advice))
 
     def parameters(self, known: Mapping[str, Parameter], value: Mapping[str, Any], where: Where, owner: str) -> Any:
         """Check a mapping against parameters, and return it with all defaults."""
         for key in value:
             if key not in known:
-                self.problems.append(((*where, key), f"unknown parameter of {owner}{suggest(key, known)}"))
+                self.unknown((*where, key), known, f"unknown parameter of {owner}")
         resolved = {}
         for name, parameter in known.items():
             if name in value:
@@ -103,8 +116,7 @@ class Checker:
         before = len(self.problems)
         for key in given:
             if key not in known:
-                owner = f"'{name}' in {family.name}"
-                self.problems.append(((*where, key), f"unknown parameter of {owner}{suggest(key, known)}"))
+                self.unknown((*where, key), known, f"unknown parameter of '{name}' in {family.name}")
         own = {**member.parameters, **replaced}
         resolved = self.parameters(own, {k: v for k, v in given.items() if k in own}, where, f"'{name}'")
         options = None

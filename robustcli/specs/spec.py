@@ -11,11 +11,12 @@ from typing import Annotated, Any, get_args
 
 from pydantic import StringConstraints
 
-from robustcli.errors import RobustCliError, SpecError, shortened, suggest
+from robustcli.errors import RobustCliError, SpecError, shortened
 from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.registry.registry import MemberSpec
+from robustcli.registry.signatures import Parameter
 from robustcli.registry.types import Family, Ratio, Size
-from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
+from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_kind, settings_of, to_plain
 from robustcli.specs.guards import findings
 from robustcli.specs.kept_settings import gathered
 from robustcli.specs.places import Level
@@ -113,10 +114,12 @@ class ExperimentSpec:
             }
         known = settings_of(cls)
         simple = {name: parameter for name, parameter in known.items() if name not in ("evaluate", "claim")}
+        checker.homes = _homes(simple, value)
         for key in value:
             if key not in known:
-                checker.problems.append(((key,), f"unknown key{_inside(key) or suggest(key, known)}"))
+                checker.unknown((key,), known, "unknown key")
         resolved = checker.parameters(simple, {k: v for k, v in value.items() if k in simple}, (), "every spec")
+        checker.homes = {}  # In an evaluator, `steps` means those of its attack.
         written = {} if value.get("evaluate") is None else value["evaluate"]
         evaluate = current(written) if is_stored else understood(written, document.source)
         resolved["evaluate"] = _check_evaluate(checker, evaluate)
@@ -191,11 +194,22 @@ class ExperimentSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _inside(key: str) -> str:
-    """Where a key belongs that stands at the top of a spec by mistake, for a message."""
-    parts = {"data": DataOptions, "architecture": ArchitectureOptions, "train": TrainSettings}
-    found = next((part for part, kind in parts.items() if key in settings_of(kind)), None)
-    return "" if found is None else f"; write it under {found}, as {found}.{key}"
+def _homes(parts: Mapping[str, Parameter], value: Mapping[str, Any]) -> dict[str, str]:
+    """Return the dotted path of every key that a spec with these members may have, other than in evaluators."""
+    inside: list[tuple[str, Mapping[str, Parameter]]] = []
+    for part, parameter in parts.items():
+        family = family_of(parameter.annotation)
+        if family is None:
+            kind, _ = settings_kind(parameter.annotation)
+            # Before the members: `norm` is that of the threat, although some architectures have a setting of this name.
+            inside.insert(0, (part, settings_of(kind) if kind else {}))
+            continue
+        chosen = value.get(part)
+        member = catalog(family.name).get(str(chosen.get("name") if isinstance(chosen, Mapping) else chosen))
+        inside.append((part, settings_of(family.options) if family.options else {}))
+        inside.append((part, member.parameters if member else {}))
+    homes = {key: f"{part}.{key}" for part, keys in reversed(inside) for key in keys}
+    return {**homes, **{part: part for part in parts}}
 
 
 def _as_before(value: Any) -> Any:

@@ -214,6 +214,11 @@ WRONG = [
     ("claim={source: x, metrics: {clean: 88}}", "claim.metrics.clean: 88 is outside the range: must be <= 1"),
     ("claim={source: x, metrics: {clean: high}}", "claim.metrics.clean: 'high' is not a number"),
     ("trian.epochs=1", "trian: unknown key; did you mean 'train'?"),
+    ("train.seed=1", "train.seed: unknown parameter of train; write it at the top of the spec, as seed"),
+    ("train.eps=1", "train.eps: unknown parameter of train; write it under threat, as threat.eps"),
+    ("beta=5", "beta: unknown key; write it under defense, as defense.beta"),
+    ("norm=l2", "norm: unknown key; write it under threat, as threat.norm"),
+    ("evaluate.clean.beta=5", "evaluate.clean.beta: unknown parameter of 'clean' in evaluators"),
 ]
 
 
@@ -222,6 +227,11 @@ def test_a_wrong_value_is_named_with_its_place_and_what_would_work(base: Path, o
     found = problems(base, override)
     assert all(problem.startswith(f"override {override}: ") for problem in found), found
     assert any(problem.removeprefix(f"override {override}: ").startswith(text) for problem in found), found
+
+
+def test_keys_of_an_evaluator_are_not_sought_in_other_parts_of_the_spec(base: Path) -> None:
+    (problem,) = problems(base, "evaluate.clean.beta=5")
+    assert "write it" not in problem
 
 
 def test_all_problems_are_found_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
