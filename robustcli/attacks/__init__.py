@@ -2,8 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -105,3 +106,17 @@ class Attack(Protocol):
     def side_by_side(self) -> int:
         """Number of points of one image that may be in one pass."""
         return 1
+
+
+class BatchedAttack(Attack):
+    """An attack that makes its own batches; its dataclass has the setting `batch_size`."""
+
+    batch_size: int | None = None
+
+    def limited(self, points: int, images: int) -> Self:
+        if self.batch_size is None:
+            return self
+        # A limit below the images per call was set by the user and is kept.
+        limit = points if self.batch_size >= images else min(self.batch_size, points)
+        limited: Self = replace(self, batch_size=limit)  # type: ignore[type-var]
+        return limited

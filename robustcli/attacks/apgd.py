@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS, Attack
+from robustcli.attacks import ATTACKS, BatchedAttack
 from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule, StepRule
 from robustcli.attacks.gradient import is_fooled, mean_input_gradient, mean_score
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
@@ -24,7 +24,7 @@ _TARGETED = ("targeted_dlr", "nearest_dlr")
 
 @ATTACKS.register("apgd", passes=(101, 100, 0), varies_in_passes=True, smoke={"steps": 4})
 @dataclass(frozen=True, kw_only=True)
-class Apgd(Attack):
+class Apgd(BatchedAttack):
     """Gradient ascent with large steps first, which are halved when progress stops; stops at misclassification.
 
     A run ends with the first misclassified point, which is returned; otherwise the point of all runs with the highest
@@ -66,12 +66,6 @@ class Apgd(Attack):
     def side_by_side(self) -> int:
         """Number of points of one image that may be in one pass."""
         return self.restarts * (self.targets if self.loss in _TARGETED else 1)
-
-    def limited(self, points: int, images: int) -> "Apgd":
-        if self.batch_size is None:
-            return self
-        # A limit below the images per call was set by the user and is kept.
-        return replace(self, batch_size=points if self.batch_size >= images else min(self.batch_size, points))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels = labels_of(y)

@@ -1,12 +1,12 @@
 """Fast adaptive boundary attack: the nearest misclassified point, for every norm."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS, Attack
+from robustcli.attacks import ATTACKS, BatchedAttack
 from robustcli.attacks.boundary import nearest_plane, rivals_of
 from robustcli.attacks.losses import labels_of, margin
 from robustcli.registry.types import Count, Positive, Share, Size
@@ -22,7 +22,7 @@ _TINY = 1e-8
 
 @ATTACKS.register("fab", passes=(201, 900, 0), varies_in_passes=True, smoke={"steps": 10, "targets": 2})
 @dataclass(frozen=True, kw_only=True)
-class Fab(Attack):
+class Fab(BatchedAttack):
     """Minimum-norm attack: move along the decision boundary towards the image.
 
     Each step goes slightly beyond the linearized boundary and towards its nearest point to the image; from a
@@ -69,12 +69,6 @@ class Fab(Attack):
     def side_by_side(self) -> int:
         """Number of points of one image that may be in one pass."""
         return max(1, self.targets)
-
-    def limited(self, points: int, images: int) -> "Fab":
-        if self.batch_size is None:
-            return self
-        # A limit below the images per call was set by the user and is kept.
-        return replace(self, batch_size=points if self.batch_size >= images else min(self.batch_size, points))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels = labels_of(y)

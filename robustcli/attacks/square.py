@@ -1,13 +1,13 @@
 """Square attack: random search that uses only logits, for every norm."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS, Attack
+from robustcli.attacks import ATTACKS, BatchedAttack
 from robustcli.attacks.losses import labels_of
 from robustcli.attacks.square_ahead import Ahead
 from robustcli.attacks.square_tiles import Proposals, first_points, numbers_per_proposal, window_side
@@ -27,7 +27,7 @@ _DRAWN = 100
     "square", passes=(5001, 0, 0), varies_in_passes=True, added={"batch_size": None}, smoke={"queries": 30}
 )
 @dataclass(frozen=True, kw_only=True)
-class Square(Attack):
+class Square(BatchedAttack):
     """Score-based attack without gradients: change a random window, keep the change if the margin falls.
 
     The search uses only logits, so masked gradients cannot mislead it. Windows shrink during the search. Each image has
@@ -84,12 +84,6 @@ class Square(Attack):
         """Return better points, found by one search from given points of the threat set instead of stripes."""
         labels = labels_of(y)
         return self._search(model, x, labels, threat, rng, judged(model, points.clone(), labels)).points
-
-    def limited(self, points: int, images: int) -> "Square":
-        if self.batch_size is None:
-            return self
-        # A limit below the images per call was set by the user and is kept.
-        return replace(self, batch_size=points if self.batch_size >= images else min(self.batch_size, points))
 
     def _search(
         self, model: nn.Module, x: Tensor, labels: Tensor, threat: ThreatModel, rng: Noise, found: Points
