@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.gradient import Rows
+from robustcli.threat.threat import per_example
 
 _early_exit = ContextVar("early_exit", default=True)
 
@@ -87,7 +88,6 @@ class ActiveSet:
     def write(self, points: Tensor, moved: Tensor) -> None:
         """Write moved points (m, ...) of the active images into the points (n, ...) of all images."""
         if not self._leaves:
-            moves = self._moves.view(-1, *[1] * (points.dim() - 1))
-            moved = torch.where(moves, moved, points[self.rows])
+            moved = torch.where(per_example(self._moves, points), moved, points[self.rows])
         points[self.rows] = moved
         self.steps[self.rows] += self._moves

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustcli.threat.threat import ThreatModel
+from robustcli.threat.threat import ThreatModel, per_example
 
 # A step size is kept when the loss rose in more than this share of the steps since the last checkpoint.
 _RISING = 0.75
@@ -88,7 +88,7 @@ class Rows:
     def learn(self, grad: Tensor, loss: Tensor) -> None:
         """Record the gradient and the loss at the points."""
         is_better = loss > self.best_loss
-        pixels = _over_pixels(is_better)
+        pixels = per_example(is_better, grad)
         self.grad = grad
         self.best = torch.where(pixels, self.point, self.best)
         self.best_grad = torch.where(pixels, grad, self.best_grad)
@@ -104,7 +104,7 @@ class Rows:
 
     def return_to_best(self, returns: Tensor) -> None:
         """Move some rows back to their best points; `previous` stays, so the next momentum is relative to it."""
-        pixels = _over_pixels(returns)
+        pixels = per_example(returns, self.point)
         self.point = torch.where(pixels, self.best, self.point)
         self.grad = torch.where(pixels, self.best_grad, self.grad)
 
@@ -163,10 +163,10 @@ class MomentumRule:
         rows.rises = rows.rises.masked_fill(is_due, 0)
 
     def move(self, rows: Rows) -> None:
-        step = _over_pixels(rows.step_size) * self.threat.ascent(rows.grad, rows.point, 1.0)
+        step = per_example(rows.step_size, rows.grad) * self.threat.ascent(rows.grad, rows.point, 1.0)
         ahead = self.threat.project(rows.point + step, rows.x)
         momentum = rows.point - rows.previous
-        fresh = _over_pixels(torch.where(rows.step == 0, 1.0, _FRESH))
+        fresh = per_example(torch.where(rows.step == 0, 1.0, _FRESH), rows.point)
         rows.go(self.threat.project(rows.point + (ahead - rows.point) * fresh + momentum * (1 - fresh), rows.x))
 
 
@@ -209,10 +209,6 @@ class SparseRule:
     def move(self, rows: Rows) -> None:
         step = self.threat.sparse_ascent(rows.grad, rows.share, rows.step_size)
         rows.go(self.threat.project(rows.point + step, rows.x))
-
-
-def _over_pixels(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
 
 
 def _moved(point: Tensor, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
 from robustcli.attacks.targets import likely_classes, nearest_classes
 from robustcli.registry.types import Count
 from robustcli.threat.noise import Noise
-from robustcli.threat.threat import ThreatModel
+from robustcli.threat.threat import ThreatModel, per_example
 
 # Losses that target one wrong class at a time.
 _TARGETED = ("targeted_dlr", "nearest_dlr")
@@ -145,7 +145,7 @@ class _Found:
             self.broken_by[image[wins]] = run
             row, image, wins, competes = (part.to(device) for part in (row, image, wins, competes))
             wins |= competes & (rows.best_loss[row] > self.losses[image])
-            points = torch.where(is_fooled.to(device)[row].view(-1, 1, 1, 1), rows.point[row], rows.best[row])
+            points = torch.where(per_example(is_fooled.to(device)[row], rows.point), rows.point[row], rows.best[row])
             self.points[image[wins]] = points[wins]
             self.losses[image[wins]] = rows.best_loss[row][wins]
 

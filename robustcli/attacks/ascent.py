@@ -148,6 +148,11 @@ def gradient_ascent(
     return points
 
 
+def step_length(step_size: float | None, threat: ThreatModel) -> float:
+    """Return the length of one step in the unit of eps: `step_size`, or a quarter of eps if it is None."""
+    return threat.radius / 4 if step_size is None else step_size
+
+
 def steepest(threat: ThreatModel, x: Tensor, step_size: float) -> Move:
     """Steepest-ascent steps of one length, projected into the threat set around x."""
 

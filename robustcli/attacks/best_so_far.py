@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.gradient import Rows
+from robustcli.threat.threat import per_example
 
 
 @dataclass
@@ -41,7 +42,7 @@ class BestSoFar:
         if settles is not None:
             is_better = is_better | settles
             self.is_settled[rows] = settles
-        self.points[rows] = torch.where(is_better.view(-1, *[1] * (points.dim() - 1)), points, self.points[rows])
+        self.points[rows] = torch.where(per_example(is_better, points), points, self.points[rows])
         self.losses[rows] = torch.where(is_better, losses, self.losses[rows])
 
     def open_rows(self) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from robustcli.registry.types import Norm
 from robustcli.threat.hyperplane import plane_distance
+from robustcli.threat.threat import per_example
 
 
 def rivals_of(logits: Tensor, labels: Tensor, count: int | None = None) -> Tensor:
@@ -32,5 +33,5 @@ def nearest_plane(model: nn.Module, x_adv: Tensor, labels: Tensor, rivals: Tenso
             (slope,) = torch.autograd.grad(gaps[:, rival].sum(), x_adv, retain_graph=rival < count - 1)
             is_nearer = plane_distance(other, slope, norm) < plane_distance(gap, weight, norm)
             gap = torch.where(is_nearer, other, gap)
-            weight = torch.where(is_nearer.view(-1, *[1] * (slope.dim() - 1)), slope, weight)
+            weight = torch.where(per_example(is_nearer, slope), slope, weight)
     return gap, weight

@@ -11,7 +11,7 @@ from robustcli.attacks.adam import Adam
 from robustcli.attacks.losses import labels_of, margin
 from robustcli.registry.types import Count, NonNegative, Positive
 from robustcli.threat.noise import Noise
-from robustcli.threat.threat import ThreatModel
+from robustcli.threat.threat import ThreatModel, per_example
 
 # Slightly inside [0, 1], because the change of variable is infinite at the bounds.
 _INSIDE = 0.999999
@@ -110,7 +110,7 @@ class CarliniWagner(Attack):
             x_adv, size = x_adv.detach(), threat.size(x_adv.detach() - origin)
             is_fooled = (logits.argmax(1) != labels[rows]) & (lead.detach() >= self.confidence)
             is_nearer = is_fooled & (size < sizes[rows])
-            nearest[rows] = torch.where(is_nearer[:, None, None, None], x_adv, nearest[rows])
+            nearest[rows] = torch.where(per_example(is_nearer, x), x_adv, nearest[rows])
             sizes[rows] = torch.where(is_nearer, size, sizes[rows])
             w = w.detach() - self.lr * adam.direction(grad)
             stays = torch.ones_like(is_fooled)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.active_set import ActiveSet
-from robustcli.attacks.ascent import Look, gradient_ascent
+from robustcli.attacks.ascent import Look, gradient_ascent, step_length
 from robustcli.attacks.gradient import Objective, is_fooled
 from robustcli.attacks.losses import LOSSES, labels_of
 from robustcli.registry.types import Count, NonNegative, Positive, Size
@@ -65,7 +65,7 @@ class EarlyStoppedPgd(Attack):
         objective = Objective.at(model, x, y, LOSSES[self.loss])
         # Projected, because a start that is returned must lie in the threat set.
         start = threat.sample(x, rng) if self.start == "random" else threat.project(x + 0.001 * rng.normal(x), x)
-        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        step_size = step_length(self.step_size, threat)
         patience = torch.full_like(labels, self.patience)
 
         def stop(look: Look) -> Tensor:

@@ -12,7 +12,7 @@ from robustcli.attacks.losses import labels_of, margin
 from robustcli.registry.types import Count, Positive, Share, Size
 from robustcli.threat.hyperplane import towards_plane
 from robustcli.threat.noise import Noise
-from robustcli.threat.threat import ThreatModel
+from robustcli.threat.threat import ThreatModel, per_example
 
 # Share of the way to where the linearly interpolated margin is zero: slightly less, to stay misclassified.
 _SHORT = 0.98
@@ -131,9 +131,9 @@ class Fab(BatchedAttack):
                 is_fooled = model(x_adv).argmax(1) != labels[rows]
             size = threat.size(x_adv - origin)
             is_nearer = is_fooled & (size < sizes[rows])
-            nearest[rows] = torch.where(_wide(is_nearer, x), x_adv, nearest[rows])
+            nearest[rows] = torch.where(per_example(is_nearer, x), x_adv, nearest[rows])
             sizes[rows] = torch.where(is_nearer, size, sizes[rows])
-            x_adv = torch.where(_wide(is_fooled, x), origin + self.beta * (x_adv - origin), x_adv)
+            x_adv = torch.where(per_example(is_fooled, x), origin + self.beta * (x_adv - origin), x_adv)
             done = torch.where(sizes[rows] <= threat.radius, turns[rows], len(x))
             first_done.scatter_reduce_(0, images[rows], done, "amin")
             stays = turns[rows] < first_done[images[rows]]
@@ -152,7 +152,7 @@ class Fab(BatchedAttack):
         here = towards_plane(x_adv, gap, weight, threat.norm)
         there = towards_plane(x, gap_at_x, weight, threat.norm)
         near, far = threat.size(here).clamp_min(_TINY), threat.size(there).clamp_min(_TINY)
-        alpha = _wide((near / (near + far)).clamp_max(self.alpha_max), x)
+        alpha = per_example((near / (near + far)).clamp_max(self.alpha_max), x)
         return ((1 - alpha) * (x_adv + self.eta * here) + alpha * (x + self.eta * there)).clamp_(0, 1)
 
     def _drawn_back(self, model: nn.Module, wrong: Tensor, x: Tensor, labels: Tensor) -> Tensor:
@@ -162,11 +162,12 @@ class Fab(BatchedAttack):
             above, below = margin(model(wrong), labels), margin(model(x), labels)
             for _ in range(self.final_search):
                 share = _SHORT * above / (above - below).clamp_min(torch.finfo(x.dtype).tiny)
-                middle = wrong + _wide(share.clamp(0, 1), x) * (right - wrong)
+                middle = wrong + per_example(share.clamp(0, 1), x) * (right - wrong)
                 logits = model(middle)
                 is_fooled, between = logits.argmax(1) != labels, margin(logits, labels)
-                wrong, above = torch.where(_wide(is_fooled, x), middle, wrong), torch.where(is_fooled, between, above)
-                right, below = torch.where(_wide(is_fooled, x), right, middle), torch.where(is_fooled, below, between)
+                pixels = per_example(is_fooled, x)
+                wrong, above = torch.where(pixels, middle, wrong), torch.where(is_fooled, between, above)
+                right, below = torch.where(pixels, right, middle), torch.where(is_fooled, below, between)
         return wrong
 
 
@@ -200,8 +201,4 @@ def _beside(x: Tensor, reach: Tensor, threat: ThreatModel, rng: Noise) -> Tensor
     """Points in a random direction, at half of the radius or of `reach`, inside [0, 1]."""
     direction = 2 * rng.uniform(x) - 1 if threat.norm == "linf" else rng.normal(x)
     length = reach.clamp_max(threat.radius) / 2 / threat.size(direction).clamp_min(1e-12)
-    return (x + _wide(length, x) * direction).clamp_(0, 1)
-
-
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))
+    return (x + per_example(length, x) * direction).clamp_(0, 1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.active_set import ActiveSet
-from robustcli.attacks.ascent import Look, gradient_ascent, steepest
+from robustcli.attacks.ascent import Look, gradient_ascent, steepest, step_length
 from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES
 from robustcli.registry.types import Count, NonNegative, Positive
@@ -62,7 +62,7 @@ class FoscPgd(Attack):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         start = threat.sample(x, rng) if self.start == "random" else x
         center = start if self.center == "start" else x
-        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        step_size = step_length(self.step_size, threat)
         fosc = torch.zeros(len(x), dtype=x.dtype, device=x.device)
 
         def stop(look: Look) -> Tensor:

@@ -11,7 +11,7 @@ from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.losses import labels_of
 from robustcli.registry.types import Count
 from robustcli.threat.noise import Noise
-from robustcli.threat.threat import ThreatModel
+from robustcli.threat.threat import ThreatModel, per_example
 
 # Directions whose random numbers are drawn together; a constant, because noise must not depend on the batch.
 _DRAWN = 8
@@ -139,7 +139,7 @@ class _Oracle:
             middle = (low + high) / 2
             between = threat.shrunk(points, x, middle)
             is_wrong = self.is_wrong(between, rows)
-            nearest = torch.where(_wide(is_wrong, x), between, nearest)
+            nearest = torch.where(per_example(is_wrong, x), between, nearest)
             low, high = torch.where(is_wrong, low, middle), torch.where(is_wrong, middle, high)
         return nearest
 
@@ -151,23 +151,23 @@ class _Oracle:
         Args:
             beside: (m,) distance of the queries from the points.
         """
-        length = _wide(beside, points)[:, None]
+        length = per_example(beside, points)[:, None]
         sums, signed, verdicts, left = torch.zeros_like(points), torch.zeros_like(points), 0 * beside, samples
         while left:
             count = min(left, _DRAWN)
             like = points[:, None].expand(-1, count, *points.shape[1:])
             drawn = 2 * rng.uniform(like) - 1 if threat.norm == "linf" else rng.normal(like)
             sizes = torch.linalg.vector_norm(drawn.flatten(2), dim=2).clamp_min(torch.finfo(drawn.dtype).tiny)
-            near = (points[:, None] + length * drawn / _wide(sizes, drawn)).clamp_(0, 1)
+            near = (points[:, None] + length * drawn / per_example(sizes, drawn)).clamp_(0, 1)
             # The actual direction after clipping to [0, 1].
             directions = (near - points[:, None]) / length
             is_wrong = self.is_wrong(near.flatten(0, 1), rows.repeat_interleave(count)).view(-1, count)
             verdict = torch.where(is_wrong, 1.0, -1.0).to(points.dtype)
             sums += directions.sum(1)
-            signed += (_wide(verdict, directions) * directions).sum(1)
+            signed += (per_example(verdict, directions) * directions).sum(1)
             verdicts += verdict.sum(1)
             left -= count
-        mean = _wide(verdicts / samples, points)
+        mean = per_example(verdicts / samples, points)
         # If all queries agree, subtracting their mean would leave nothing.
         return torch.where(mean.abs() == 1, signed, signed - mean * sums)
 
@@ -176,7 +176,7 @@ class _Oracle:
         ends, asked = points.clone(), torch.zeros_like(rows)
         open_ones = torch.arange(len(points), device=points.device)
         for _ in range(_HALVINGS):
-            far = (points[open_ones] + _wide(jumps[open_ones], points) * direction[open_ones]).clamp_(0, 1)
+            far = (points[open_ones] + per_example(jumps[open_ones], points) * direction[open_ones]).clamp_(0, 1)
             is_wrong = self.is_wrong(far, rows[open_ones])
             ends[open_ones[is_wrong]] = far[is_wrong]
             asked[open_ones] += 1
@@ -189,7 +189,3 @@ class _Oracle:
 def _bisections(x: Tensor, threat: ThreatModel) -> int:
     """Number of bisection steps for the precision of the paper."""
     return math.ceil((2 if threat.norm == "linf" else 1.5) * math.log2(x.shape[1:].numel()))
-
-
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(*values.shape, *[1] * (like.dim() - values.dim()))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures.channel_gates import with_probes
 from robustcli.attacks import ATTACKS, Attack
-from robustcli.attacks.ascent import gradient_ascent, steepest
+from robustcli.attacks.ascent import gradient_ascent, steepest, step_length
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import AttackLoss, shares_of
@@ -75,7 +75,7 @@ class JointPgd(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         objective = Objective(JointScores(model, self.beta), _JOINT, y)
         start = threat.sample(x, rng.split("restart 0")) if self.start == "random" else x
-        move = steepest(threat, x, threat.radius / 4 if self.step_size is None else self.step_size)
+        move = steepest(threat, x, step_length(self.step_size, threat))
         best = BestSoFar.start(x) if self.keeps_best else None
         x_adv = gradient_ascent(objective, start, self.steps, move, best=best)
         return x_adv if best is None else best.points

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
-from robustcli.attacks.ascent import Look, gradient_ascent, once_fooled
+from robustcli.attacks.ascent import Look, gradient_ascent, once_fooled, step_length
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES, labels_of
 from robustcli.registry.types import NonNegative, Positive, Size
 from robustcli.threat.noise import Noise
-from robustcli.threat.threat import ThreatModel
+from robustcli.threat.threat import ThreatModel, per_example
 
 
 @ATTACKS.register("mim", passes=(10, 10, 0), smoke={"steps": 3})
@@ -51,7 +51,7 @@ class Mim(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels = labels_of(y)
         start = x if self.start == "clean" else threat.sample(x, rng)
-        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        step_size = step_length(self.step_size, threat)
         velocity = torch.zeros_like(x)
 
         def move(look: Look) -> Tensor:
@@ -74,4 +74,4 @@ class Mim(Attack):
 def _at_unit_scale(grad: Tensor) -> Tensor:
     """Divide each image's gradient by its mean absolute value."""
     scale = grad.abs().flatten(1).mean(1).clamp_min(torch.finfo(grad.dtype).tiny)
-    return grad / scale.view(-1, *[1] * (grad.dim() - 1))
+    return grad / per_example(scale, grad)

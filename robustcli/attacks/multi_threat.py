@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
-from robustcli.attacks.ascent import Look, gradient_ascent, steepest
+from robustcli.attacks.ascent import Look, gradient_ascent, steepest, step_length
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES, cross_entropy
@@ -101,7 +101,7 @@ class Msd(Attack):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         moves = [
-            steepest(own, x, own.radius / 4 if step_size is None else step_size)
+            steepest(own, x, step_length(step_size, own))
             for own, step_size in zip((own or threat for own in self.threats), self.step_sizes, strict=True)
         ]
 

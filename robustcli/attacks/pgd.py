@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.active_set import ActiveSet
-from robustcli.attacks.ascent import Repeats, gradient_ascent, once_fooled, steepest
+from robustcli.attacks.ascent import Repeats, gradient_ascent, once_fooled, steepest, step_length
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES, labels_of
@@ -109,7 +109,7 @@ class Pgd(Attack):
 
     def _length(self, threat: ThreatModel) -> float:
         """Length of one step."""
-        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        step_size = step_length(self.step_size, threat)
         return max(step_size, threat.radius / self.steps) if self.reach_eps and self.steps else step_size
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
+from robustcli.attacks.ascent import step_length
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES, AttackLoss, cross_entropy
 from robustcli.attacks.matched_masks import masks_matched
@@ -99,7 +100,7 @@ class Pyramid(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         threat.require_norm("pyramid", "linf")
         loss, reference = (LOSSES["ce"], y) if self.aim == "away" else _towards_random_class(rng, x)
-        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        step_size = step_length(self.step_size, threat)
         grids = [x.new_zeros(*x.shape[:2], -(-x.shape[2] // side), -(-x.shape[3] // side)) for side in self.sides]
         with masks_matched(model, x.device):
             for _ in range(self.steps):

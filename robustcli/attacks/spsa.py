@@ -12,7 +12,7 @@ from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of
 from robustcli.registry.types import Count, Positive
 from robustcli.threat.noise import Noise
-from robustcli.threat.threat import ThreatModel
+from robustcli.threat.threat import ThreatModel, per_example
 
 # Directions whose random numbers are drawn together; a constant, because noise must not depend on the batch.
 _DRAWN = 8
@@ -83,6 +83,6 @@ class Spsa(Attack):
                 logits = torch.cat([model(part) for part in torch.split(beside.flatten(0, 2), limit)])
             scores = loss.score(logits, reference.repeat_interleave(2 * count, 0)).view(-1, count, 2)
             rise = (scores[:, :, 0] - scores[:, :, 1]) / (2 * self.delta)
-            total += (rise.view(-1, count, *[1] * (x_adv.dim() - 1)) * signs).sum(1)
+            total += (per_example(rise, signs) * signs).sum(1)
             left -= count
         return total / self.samples

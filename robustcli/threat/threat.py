@@ -127,14 +127,14 @@ class ThreatModel:
             return delta.clamp(-length, length)
         if self.norm == "l2":
             shrink = length / self.size(delta).clamp_min(torch.finfo(delta.dtype).tiny)
-            return delta * _per_example(shrink.clamp_max(1), delta)
+            return delta * per_example(shrink.clamp_max(1), delta)
         return _project_l1(delta, torch.full_like(delta, torch.inf).flatten(1), length)
 
     def ascent(self, grad: Tensor, x_adv: Tensor, length: float) -> Tensor:
         if self.norm == "linf":
             return length * grad.sign()
         if self.norm == "l2":
-            return length * (grad / _per_example(self.size(grad).clamp_min(torch.finfo(grad.dtype).tiny), grad))
+            return length * (grad / per_example(self.size(grad).clamp_min(torch.finfo(grad.dtype).tiny), grad))
         room = torch.where(grad > 0, 1 - x_adv, x_adv).flatten(1)
         count = max(1, round(_L1_SHARE * room.shape[1]))
         strength, order = grad.abs().flatten(1).sort(1, descending=True)
@@ -173,7 +173,7 @@ class ThreatModel:
             # Exponential sizes make the direction uniform on the l1 sphere.
             direction = -(1 - rng.uniform(x)).log() * direction.sign()
         length = self.radius * rng.uniform(x[:, :1, :1, :1]).flatten()
-        return direction * _per_example(length / self.size(direction).clamp_min(1e-12), x)
+        return direction * per_example(length / self.size(direction).clamp_min(1e-12), x)
 
     def sample_surface(self, x: Tensor, rng: Noise) -> Tensor:
         """A random point of the surface of the ball around each x, clipped to [0, 1].
@@ -185,7 +185,7 @@ class ThreatModel:
             return self.project(x + rng.normal(x), x)
         direction = 2 * rng.uniform(x) - 1 if self.norm == "linf" else rng.normal(x)
         length = self.size(direction).clamp_min(1e-12)
-        return self.project(x + self.radius * (direction / _per_example(length, x)), x)
+        return self.project(x + self.radius * (direction / per_example(length, x)), x)
 
     def surface(self, delta: Tensor, x: Tensor) -> Tensor:
         """The point at distance eps in direction delta, clipped to [0, 1].
@@ -195,16 +195,16 @@ class ThreatModel:
         # Not the smallest number: a large radius divided by it is infinite, and no perturbation would become NaN.
         stretch = self.radius / self.size(delta).clamp_min(1e-12)
         if self.norm == "l1":
-            return self.project(x + delta * _per_example(stretch.clamp_min(1), x), x)
-        return (x + delta * _per_example(stretch, x)).clamp_(0, 1)
+            return self.project(x + delta * per_example(stretch.clamp_min(1), x), x)
+        return (x + delta * per_example(stretch, x)).clamp_(0, 1)
 
     def shrunk(self, x_adv: Tensor, x: Tensor, share: Tensor) -> Tensor:
         """Move x_adv to a share (n,) of its distance from x: on a line, or for linf by clipping pixels."""
         delta = x_adv - x
         if self.norm == "linf":
-            limit = _per_example(share * self.size(delta), delta)
+            limit = per_example(share * self.size(delta), delta)
             return x + torch.clamp(delta, -limit, limit)
-        return x + _per_example(share, delta) * delta
+        return x + per_example(share, delta) * delta
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Mask of the images in the threat set around x, up to rounding: bool (n,)."""
@@ -217,8 +217,9 @@ class ThreatModel:
         return is_near & (flat.amin(1) >= -_ABSOLUTE) & (flat.amax(1) <= 1 + _ABSOLUTE)
 
 
-def _per_example(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """Return values (n, ...) with trailing axes of length 1, so that they broadcast over the pixels of `like`."""
+    return values.view(*values.shape, *[1] * (like.dim() - values.dim()))
 
 
 def _project_l1(delta: Tensor, room: Tensor, radius: float) -> Tensor:
