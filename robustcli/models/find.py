@@ -23,6 +23,8 @@ from robustcli.specs.spec import ExperimentSpec, overridden, override_text
 from robustcli.specs.yamlfile import parse_scalar, parse_yaml, to_yaml
 from robustcli.store.checkpoint import CheckedCheckpoint
 from robustcli.store.results import ModelRequest
+from robustcli.store.runs import RunFolder
+from robustcli.store.search import run_folders
 
 _HERE = "the command line"
 # Maximum number of runs in a message.
@@ -112,8 +114,9 @@ def checkpoint_in(path: Path) -> Path:
             raise RobustCliError(f"{path}: no such file; did you mean '{near}'?")
     if not path.is_dir():
         return path
-    places = ("checkpoints/best.pt", "best.pt", "*/checkpoints/best.pt", "*/*/checkpoints/best.pt")
-    found = next((some for place in places if (some := sorted(path.glob(place)))), [])
+    if (own := next((place for place in (RunFolder(path).best, path / "best.pt") if place.exists()), None)) is not None:
+        return own
+    found = [best for folder in run_folders(path) if (best := RunFolder(folder).best).exists()]
     if len(found) == 1:
         return found[0]
     if found:

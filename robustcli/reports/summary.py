@@ -12,6 +12,7 @@ from robustcli.evaluation.wording import accuracies, describe, percent
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.results import Results, RunResults, read_results
 from robustcli.store.runs import RunFolder
+from robustcli.store.search import run_folders
 from robustcli.workflows.variants import variants_of
 
 
@@ -95,7 +96,7 @@ def read_sources(folders: Iterable[Path]) -> tuple[list[Source], list[str]]:
     named = list(folders)
     if missing := [str(path) for path in named if not path.exists()]:
         raise RobustCliError(f"{', '.join(missing)}: no such file or folder; expected runs or evaluations")
-    paths = (path for one in named for path in ([one] if one.is_file() else sorted(one.rglob("results.json"))))
+    paths = (path for one in named for path in ([one] if one.is_file() else _results_below(one)))
     sources, damaged = [], []
     for path in {path.resolve(): path for path in paths}.values():
         try:
@@ -105,6 +106,10 @@ def read_sources(folders: Iterable[Path]) -> tuple[list[Source], list[str]]:
         except RobustCliError as error:
             damaged.append(str(error))
     return _with_variants(sources), damaged
+
+
+def _results_below(folder: Path) -> list[Path]:
+    return [path for found in run_folders(folder) if (path := found / "results.json").is_file()]
 
 
 def _with_variants(sources: Sequence[Source]) -> list[Source]:

@@ -1,5 +1,6 @@
 """The shipped specs and sweeps: next to the package in a checkout, inside an installed package."""
 
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def find(name: str) -> Path:
     """
     path = Path(name)
     if name and path.is_dir():
-        inside = next((f", such as {found}" for found in sorted(path.glob("**/spec.yaml"))), "")
+        inside = _spec_inside(path)
         raise RobustCliError(f"{name}: is a folder; expected the YAML file of a spec{inside}")
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if path.is_file():
@@ -56,6 +57,14 @@ def find(name: str) -> Path:
     if matches:
         raise RobustCliError(f"experiment '{name}' is not one but several: {', '.join(matches)}")
     raise RobustCliError(f"unknown experiment '{name}'{suggest(name, _files())}")
+
+
+def _spec_inside(folder: Path) -> str:
+    """The end of a message: the spec of a run in a folder, or in one two levels below; empty if there is none."""
+    with suppress(OSError):
+        specs = (path for pattern in ("", "*/", "*/*/") for path in folder.glob(f"{pattern}spec.yaml"))
+        return next((f", such as {path}" for path in specs), "")
+    return ""
 
 
 def _nearest(path: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from robustcli.store.files import read_json, write_json
 from robustcli.store.models import Stored, parsed
+from robustcli.store.search import run_folders
 
 FOLDER = "job"
 _RECORD = "job.json"
@@ -41,5 +42,6 @@ def read_job(folder: Path) -> JobRecord | None:
 
 def find_jobs(root: Path) -> Iterator[Path]:
     """Folders of the runs below a folder for which a job was submitted, sorted by name."""
-    for path in sorted(root.glob(f"*/*/{FOLDER}/{_RECORD}")):
-        yield path.parent.parent
+    for path in run_folders(root) if root.is_dir() else ():
+        if (path / FOLDER / _RECORD).is_file():
+            yield path

@@ -5,8 +5,6 @@ sizes and times; otherwise it is read again. Deleting the index is safe.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ from robustcli.store.models import Stored, parsed
 from robustcli.store.provenance import read_provenance
 from robustcli.store.results import EvalResults, Results, read_results, read_run_results
 from robustcli.store.runs import RunFolder
+from robustcli.store.search import run_folders
 
 INDEX = ".robust-index.json"
 # Change it when rows change, so that older indexes are not used.
@@ -114,7 +113,9 @@ def list_runs(root: Path) -> list[RunRow]:
     """Return all runs and stored evaluations below a folder, sorted by name; damaged ones have a row too."""
     known = _read_index(root)
     entries, rows = {}, []
-    for folder in _folders(root):
+    for folder in run_folders(root) if root.is_dir() else ():
+        if folder == root:
+            continue
         name = folder.relative_to(root).as_posix()
         try:
             signature, files = _signature(folder)
@@ -142,22 +143,6 @@ def list_folder(path: Path) -> list[RunRow]:
     # An absolute path, because "." has no name.
     folder = path.absolute()
     return [row.model_copy(update={"run": str(path)}) for row in list_runs(folder.parent) if row.run == folder.name]
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    """Folders at the depth of `robust eval` (NAME-DIGEST) and of runs (NAME/DIGEST-sSEED)."""
-    for path in _subfolders(root):
-        yield path
-        # One that cannot be read is listed itself.
-        with suppress(OSError):
-            yield from _subfolders(path)
-
-
-def _subfolders(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return []
-    with os.scandir(path) as entries:
-        return [path / name for name in sorted(entry.name for entry in entries if entry.is_dir())]
 
 
 def _signature(folder: Path) -> tuple[list[int], set[str]]:

@@ -18,6 +18,7 @@ from robustcli.store.evaluations import Evaluation, Threat, upgraded_evaluation
 from robustcli.store.files import read_json, write_json
 from robustcli.store.models import Stored, parsed, short
 from robustcli.store.provenance import DataRecord, Session, read_provenance
+from robustcli.store.search import run_folders
 
 SCHEMA = 2
 # Maximum number of folders in a message.
@@ -202,7 +203,7 @@ Results = RunResults | EvalResults
 
 
 def only_results(path: Path) -> Path:
-    """Return the folder with results that a path names: itself, or the only run or evaluation in it.
+    """Return the folder with results that a path names: itself, or the only run or evaluation below it.
 
     Other paths are returned unchanged.
 
@@ -211,7 +212,7 @@ def only_results(path: Path) -> Path:
     """
     if not path.is_dir() or any((path / name).is_file() for name in ("results.json", "spec.yaml")):
         return path
-    found = sorted(file.parent for pattern in ("*", "*/*") for file in path.glob(f"{pattern}/results.json"))
+    found = [folder for folder in run_folders(path) if (folder / "results.json").is_file()]
     if len(found) > 1:
         shown = "".join(f"\n  {one}" for one in found[:_LISTED])
         rest = f"\n  and {len(found) - _LISTED} more" if len(found) > _LISTED else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from robustcli.errors import RobustCliError
 from robustcli.models.schemes.hf import snapshot
 from robustcli.store.results import only_results
+from robustcli.store.search import run_folders
 
 _HUB = "hf:"
 
@@ -37,7 +38,7 @@ def evidence_folder(text: str) -> Iterator[Path]:
                 archive.extractall(temporary)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
             raise RobustCliError(f"{path}: cannot be unpacked: {error}") from error
-        found = sorted(file.parent for file in Path(temporary).rglob("results.json"))
+        found = [folder for folder in run_folders(Path(temporary)) if (folder / "results.json").is_file()]
         if len(found) != 1:
             shown = ", ".join(folder.relative_to(temporary).as_posix() for folder in found[:5])
             raise RobustCliError(

@@ -16,6 +16,7 @@ from robustcli.evaluation.per_image import ImageResult, decoded, read_adversaria
 from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.runtime.device import choose_device
 from robustcli.store.files import replacing
+from robustcli.store.search import run_folders
 from robustcli.workflows.verify import find_evidence
 
 
@@ -139,8 +140,7 @@ def _with_examples(folder: Path) -> Path:
         raise RobustCliError(f"{folder}: there is no such folder; expected that of a run or of a stored evaluation")
     if (folder / "evaluations").is_dir():
         return folder
-    inside = sorted(path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/evaluations"))
-    found = [path for path in inside if keys_with_examples(path)]
+    found = [path for path in run_folders(folder) if (path / "evaluations").is_dir() and keys_with_examples(path)]
     if len(found) > 1:
         shown = "".join(f"\n  {path}" for path in found[:10])
         raise RobustCliError(
