@@ -6,7 +6,8 @@ evaluations/ (one file per finished evaluation) and, when everything is done, re
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # Version of the files of `robust bench` and `robust diagnose`; results have their own.
 SCHEMA = 1
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,12 @@ class Run:
         spec: the experiment.
     """
 
-    def __init__(self, folder: RunFolder, spec: ExperimentSpec, lock: "FileLock") -> None:
+    def __init__(self, folder: RunFolder, spec: ExperimentSpec, lock: "FileLock", made: Sequence[Path] = ()) -> None:
         self.folder = folder
         self.spec = spec
         self._lock = lock
+        # Folders around it that did not exist before, from the inside.
+        self._made = made
 
     @classmethod
     def open(cls, root: Path, spec: ExperimentSpec, *, resume: bool) -> "Run":
@@ -158,20 +162,45 @@ class Run:
                 its name.
         """
         folder = folder_of(root, spec)
-        lock = lock_folder(folder.path)
-        if folder.spec.exists():
-            try:
+        made = [path for path in (folder.path.parent, root) if not path.exists()]
+        run = cls(folder, spec, lock_folder(folder.path), made)
+        is_new = not folder.spec.exists()
+        try:
+            if is_new:
+                write_text(folder.spec, spec.to_yaml())
+            else:
                 check_same(folder, spec, resume=resume)
-            except RobustCliError:
-                lock.release()
-                raise
-        else:
-            write_text(folder.spec, spec.to_yaml())
-        return cls(folder, spec, lock)
+        except BaseException:
+            if is_new:
+                run.abandon()
+            else:
+                # Another spec in this folder is not ours to remove.
+                run.close()
+            raise
+        return run
 
     def close(self) -> None:
         """Unlock the folder."""
         self._lock.release()
+
+    def abandon(self) -> None:
+        """Unlock the folder after an error, and remove it if the run never began, so that it is not listed."""
+        folder = self.folder
+        with suppress(OSError):
+            # Empty if the disk was full.
+            folder.last.parent.rmdir()
+        beginnings = [folder.spec, folder.provenance, folder.path / _LOCK]
+        if not (folder.log.exists() and folder.log.stat().st_size):
+            beginnings.append(folder.log)
+        with suppress(OSError):
+            if set(folder.path.iterdir()) <= set(beginnings):
+                for path in beginnings:
+                    path.unlink(missing_ok=True)
+        self.close()
+        for path in (folder.path, *self._made):
+            # Only if it is empty.
+            with suppress(OSError):
+                path.rmdir()
 
     def begin(self, device: str, data: DataRecord) -> None:
         """Record a session: code, device and data.
@@ -218,7 +247,7 @@ def lock_folder(path: Path) -> "FileLock":
         InUseError: another process has locked it.
         RobustCliError: its file system has no locks.
     """
-    return lock_file(path / "lock")
+    return lock_file(path / _LOCK)
 
 
 def lock_file(path: Path) -> "FileLock":

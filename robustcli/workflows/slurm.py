@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -134,10 +135,18 @@ def submit(spec: ExperimentSpec, runs: Path, resources: Resources) -> tuple[Path
     if known is not None and (queued := queue().get(known.id)):
         raise RobustCliError(f"{folder.path}: job {known.id} is {queued.state}; robust cancel {folder.path} ends it")
     # Writes the spec, and raises if another process uses the folder.
-    Run.open(runs, spec, resume=True).close()
+    run = Run.open(runs, spec, resume=True)
     path = folder.path / FOLDER / "job.sh"
-    write_text(path, text)
-    number = _slurm("sbatch", "--parsable", str(path)).strip().split(";")[0]
+    try:
+        write_text(path, text)
+        # The job may begin at once.
+        run.close()
+        number = _slurm("sbatch", "--parsable", str(path)).strip().split(";")[0]
+    except BaseException:
+        if known is None:
+            shutil.rmtree(path.parent, ignore_errors=True)
+        run.abandon()
+        raise
     record = JobRecord(id=number, name=spec.name, log=f"{number}.log")
     write_job(folder.path / FOLDER, record)
     return folder.path, record

@@ -71,6 +71,7 @@ def _run_experiment(
     run = _SharedRun.open(root, spec, resume=resume)
     try:
         if ranks.from_first(lambda: found.is_finished):
+            run.close()
             return found
         with stop_requests() as stop:
             data = load_data(spec.data, device, to_train=True)
@@ -98,9 +99,11 @@ def _run_experiment(
                 ranks.from_first(lambda: write_text(found.derived, derived_spec(spec, body.derived())))
             _evaluate(spec, evaluators, data, network, found, watcher, best.check.held_out_accuracy)
             ranks.from_first(lambda: run.finish(_results(spec, network, found)))
-        return found
-    finally:
-        run.close()
+    except BaseException:
+        run.abandon()
+        raise
+    run.close()
+    return found
 
 
 def _require_files(key: str, evaluator: Evaluator) -> None:
@@ -221,6 +224,10 @@ class _SharedRun:
     def close(self) -> None:
         if self.run is not None:
             self.run.close()
+
+    def abandon(self) -> None:
+        if self.run is not None:
+            self.run.abandon()
 
     def begin(self, device: str, data: DataRecord) -> None:
         """Record a session."""

@@ -218,6 +218,34 @@ def test_mistakes_of_the_user_exit_with_2_and_a_message(
     said = robust("train", *words).require(2, *texts)
     assert said.err.startswith("error: ")
     assert said.out == ""
+    assert not Path("runs").exists()
+
+
+def test_a_refused_reproduction_is_not_listed_as_a_run(robust: Robust) -> None:
+    robust("reproduce", "mnist/pgd_at", "data.root=nowhere", "train.device=cpu").require(
+        2, "MNIST is not in", "nowhere"
+    )
+    robust("runs").require(0, "no runs in runs")
+    assert not Path("runs").exists()
+
+
+def test_a_run_that_is_refused_when_it_is_resumed_keeps_what_it_has(robust: Robust, tiny: Path) -> None:
+    np.savez(
+        "here.npz",
+        **{
+            f"{name}_{part}": np.zeros(size, np.uint8)
+            for name, size in (("x", (40, 8, 8)), ("y", 40))
+            for part in ("train", "test")
+        },
+    )
+    words = ("train", "tiny.yaml", "data={name: npz, path: here.npz, val_size: 10}", "-q", "evaluate={}")
+    robust(*words).require(0)
+    (folder,) = Path("runs").glob("tiny/*")
+    (folder / "results.json").unlink()
+    before = sorted(folder.rglob("*"))
+    Path("here.npz").unlink()
+    robust(*words, "--resume").require(2, "there is no file")
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_an_error_before_the_images_leaves_nothing_to_resume(robust: Robust, tiny: Path) -> None:

@@ -121,6 +121,29 @@ def test_a_run_that_was_refused_after_reading_its_images_starts_without_resume(t
     Run.open(tmp_path, SPEC, resume=False).close()
 
 
+def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "runs", SPEC, resume=False)
+    run.begin("cpu", DATA)
+    run.abandon()
+    assert list(tmp_path.iterdir()) == []
+    # A folder that was there before stays.
+    (tmp_path / "runs").mkdir()
+    Run.open(tmp_path / "runs", SPEC, resume=False).abandon()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
+    # It is unlocked.
+    Run.open(tmp_path / "runs", SPEC, resume=False).close()
+
+
+@pytest.mark.parametrize("made", ["checkpoints/last.pt", "evaluations/pgd.csv", "job/job.json", "train.jsonl"])
+def test_a_run_with_something_in_it_stays_after_an_error(tmp_path: Path, made: str) -> None:
+    folder = begun(tmp_path)
+    (folder.path / made).parent.mkdir(exist_ok=True)
+    (folder.path / made).write_text("something")
+    before = contents(folder.path)
+    Run.open(tmp_path, SPEC, resume=True).abandon()
+    assert contents(folder.path) == before
+
+
 def test_a_finished_run_is_never_written_again(tmp_path: Path) -> None:
     folder = finished(tmp_path)
     before = contents(folder.path)
