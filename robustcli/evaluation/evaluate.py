@@ -15,7 +15,7 @@ from robustcli.errors import EvaluationError
 from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
-from robustcli.evaluation.journal import Journal, NullJournal
+from robustcli.evaluation.journal import NO_JOURNAL, Journal
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
 from robustcli.evaluation.progress import Report, StageProgress, silent
@@ -57,7 +57,7 @@ def evaluate(
     threat: ThreatModel,
     seed: int,
     *,
-    journal: Journal | None = None,
+    journal: Journal = NO_JOURNAL,
     share: tuple[int, int] | None = None,
     expected_clean: float | None = None,
     report: Report = silent,
@@ -99,11 +99,7 @@ def evaluate(
             preflight(model, x, y, threat, allows_randomness=votes > 1, batch_size=evaluator.batch_size)
             for parameter in model.parameters():
                 parameter.requires_grad_(False)
-            certificate = (
-                None
-                if share
-                else _certificate(evaluator, evaluated, x, y, threat, rng, journal or NullJournal(), report)
-            )
+            certificate = None if share else _certificate(evaluator, evaluated, x, y, threat, rng, journal, report)
             evidence = gather(
                 evaluator,
                 model,

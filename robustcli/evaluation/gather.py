@@ -22,7 +22,7 @@ from robustcli.evaluation.confirm import Prediction, predict, votes_for
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, sampled
 from robustcli.evaluation.gradient import gives_gradient, no_gradient
 from robustcli.evaluation.image_warnings import joined
-from robustcli.evaluation.journal import Journal, NullJournal
+from robustcli.evaluation.journal import NO_JOURNAL, Journal
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.progress import Report, StageProgress, silent
 from robustcli.evaluation.restore import restored_generators
@@ -45,7 +45,7 @@ def gather(
     y: Tensor,
     threat: ThreatModel,
     rng: IndexedNoise,
-    journal: Journal | None = None,
+    journal: Journal = NO_JOURNAL,
     *,
     is_share: bool = False,
     report: Report = silent,
@@ -66,7 +66,6 @@ def gather(
     Raises:
         EvaluationError: logits are not finite, or an attack left the threat set.
     """
-    journal = journal or NullJournal()
     votes = votes_for(evaluator, model)
     batches = AdaptiveBatches(x.device, model, is_random=votes > 1)
     with full_precision(x.device.type), crafting(model, "eval"), restored_generators(x.device):

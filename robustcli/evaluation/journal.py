@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,44 +30,30 @@ _DIGITS = 8
 _POINTS = ".points"
 
 
-class Journal(Protocol):
-    """Keeps the outcomes of attacks, so that a later process need not repeat them."""
+class Journal:
+    """Keeps the outcomes of attacks, so that a later process need not repeat them; this one keeps nothing."""
 
     def outcomes(self, stage: str, images: Container[int] | None = None) -> Iterable[AttackOutcome]:
         """Outcomes kept so far that contain any of these images; None means all images."""
-        ...
-
-    def keep(self, outcome: AttackOutcome) -> AttackOutcome:
-        """Write an outcome to disk, and return it with points mapped from there."""
-        ...
-
-    def certificate(self, numbers: Tensor) -> Certificate | None:
-        """Certificate of exactly these images, if it was kept."""
-        ...
-
-    def keep_certificate(self, numbers: Tensor, certificate: Certificate) -> None:
-        """Write the certificate of some images to disk."""
-        ...
-
-
-class NullJournal:
-    """A journal that keeps nothing."""
-
-    def outcomes(self, stage: str, images: Container[int] | None = None) -> Iterable[AttackOutcome]:
         return ()
 
     def keep(self, outcome: AttackOutcome) -> AttackOutcome:
+        """Write an outcome to disk, and return it with points mapped from there."""
         return outcome
 
     def certificate(self, numbers: Tensor) -> Certificate | None:
+        """Certificate of exactly these images, if it was kept."""
         return None
 
     def keep_certificate(self, numbers: Tensor, certificate: Certificate) -> None:
-        pass
+        """Write the certificate of some images to disk."""
+
+
+NO_JOURNAL = Journal()
 
 
 @dataclass(frozen=True)
-class FolderJournal:
+class FolderJournal(Journal):
     """A journal in a folder, for one evaluation.
 
     Args:

@@ -19,7 +19,7 @@ from robustcli.evaluation.consistency import check_lines
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
 from robustcli.evaluation.gather import gather
-from robustcli.evaluation.journal import FolderJournal
+from robustcli.evaluation.journal import FolderJournal, Journal
 from robustcli.evaluation.per_image import (
     ImageResult,
     decoded,
@@ -127,7 +127,7 @@ def test_autoattack_does_not_depend_on_batches(norm: str) -> None:
 
 
 @dataclass
-class Dying:
+class Dying(Journal):
     """A journal whose process dies after a number of calls."""
 
     journal: FolderJournal

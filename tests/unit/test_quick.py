@@ -21,7 +21,7 @@ from robustcli.evaluation.consistency import check_derived
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.evidence import SURVIVES, Evidence
 from robustcli.evaluation.gather import gather
-from robustcli.evaluation.journal import FolderJournal, NullJournal
+from robustcli.evaluation.journal import FolderJournal, Journal
 from robustcli.evaluation.run_attack import AttackOutcome
 from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators import AttackContext, Evaluator, Some, Stage
@@ -258,7 +258,7 @@ def test_drawn_images_get_what_autoattack_gives_them() -> None:
     assert full.estimate is None
 
 
-class Record(NullJournal):
+class Record(Journal):
     """Keep the numbers of the images that every stage attacked."""
 
     def __init__(self) -> None:
