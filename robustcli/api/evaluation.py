@@ -16,8 +16,8 @@ from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.attack_choice import attack_settings, evaluator_of, with_batch_size
 from robustcli.evaluation.confirm import require_inside
 from robustcli.evaluation.evaluate import evaluate as run_evaluator
-from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.per_image import ImageResult, per_image_results
+from robustcli.evaluation.restore import settled
 from robustcli.evaluation.stored import plain_parameters
 from robustcli.evaluation.wording import interval as interval_text
 from robustcli.evaluators import Stage, chunks

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustcli.bench.results.conformance import ConformanceBench, ConformanceRow
 from robustcli.bench.subjects import BenchSubject
-from robustcli.evaluation.evaluate import settled
+from robustcli.evaluation.restore import settled
 from robustcli.evaluators.autoattack import AutoAttack, Part
 from robustcli.statistics import paired_difference
 

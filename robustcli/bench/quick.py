@@ -7,8 +7,8 @@ from robustcli.bench.cost_tables import Rows
 from robustcli.bench.results.quick import FullRow, QuickBench, QuickRow
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.evidence import Evidence
+from robustcli.evaluation.restore import settled
 from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators import Evaluator
 from robustcli.evaluators.autoattack import AutoAttack

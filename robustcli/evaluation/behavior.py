@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import EvaluationError, RobustCliError
-from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.gradient import gives_gradient
+from robustcli.evaluation.restore import settled
 from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import replacing
 

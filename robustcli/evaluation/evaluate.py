@@ -1,6 +1,5 @@
 """Run one evaluation: check model and data, run the attacks, check the result, and restore everything."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,20 +15,18 @@ from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import NO_JOURNAL, Journal
+from robustcli.evaluation.noted_warnings import noted_warnings
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
 from robustcli.evaluation.progress import Report, StageProgress, silent
-from robustcli.evaluation.restore import restored_generators, restored_model
+from robustcli.evaluation.restore import settled
 from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators import Certificate, Evaluator, chunks
 from robustcli.registry.types import exact_text
-from robustcli.runtime.precision import full_precision
 from robustcli.statistics import clopper_pearson, most_by_chance
 from robustcli.store.evaluations import CertifiedRecord, Evaluation
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
-
-__all__ = ["Result", "evaluate", "preflight"]
 
 # Votes, as a multiple of the usual number, that decide whether a smoothed network loses a certified image, and the
 # confidence with which they do.
@@ -94,8 +91,8 @@ def evaluate(
         numbers = numbers[share[0] :: share[1]]
         x, y = Images.of(x).subset(numbers), y[numbers]
     rng = IndexedNoise(seed, numbers)
-    with _noted_warnings() as caught, settled(model, x.device.type):
-        with _error_means_invalid():
+    with noted_warnings() as caught, settled(model, x.device.type):
+        with error_means_invalid():
             preflight(model, x, y, threat, allows_randomness=votes > 1, batch_size=evaluator.batch_size)
             for parameter in model.parameters():
                 parameter.requires_grad_(False)
@@ -148,19 +145,7 @@ def evaluate(
 
 
 @contextmanager
-def _noted_warnings() -> Iterator[list[str]]:
-    """Collect warnings about the number inside, instead of printing them; the list is filled at the end."""
-    noted: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        # Deprecation warnings are about code, not about the number.
-        for category in (UserWarning, RuntimeWarning):
-            warnings.simplefilter("always", category)
-        yield noted
-    noted += (str(warning.message) for warning in caught)
-
-
-@contextmanager
-def _error_means_invalid() -> Iterator[None]:
+def error_means_invalid() -> Iterator[None]:
     """Mark the message of an EvaluationError."""
     try:
         yield
@@ -239,10 +224,3 @@ def _record(certificate: Certificate, evaluator: Evaluator) -> CertifiedRecord:
 def _mask(images: Tensor) -> str:
     """Encode a mask as text."""
     return "".join("1" if is_set else "0" for is_set in images.tolist())
-
-
-@contextmanager
-def settled(model: nn.Module, device_type: str) -> Iterator[None]:
-    """Single precision inside; model and generators are restored afterwards."""
-    with restored_model(model), full_precision(device_type), restored_generators(torch.device(device_type)):
-        yield

@@ -5,7 +5,6 @@ forward pass.
 """
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,8 +20,8 @@ from robustcli.evaluation.adaptive_batches import AdaptiveBatches
 from robustcli.evaluation.confirm import Prediction, predict, votes_for
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, sampled
 from robustcli.evaluation.gradient import gives_gradient, no_gradient
-from robustcli.evaluation.image_warnings import joined
 from robustcli.evaluation.journal import NO_JOURNAL, Journal
+from robustcli.evaluation.noted_warnings import joined, noted_warnings
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.progress import Report, StageProgress, silent
 from robustcli.evaluation.restore import restored_generators
@@ -70,12 +69,11 @@ def gather(
     batches = AdaptiveBatches(x.device, model, is_random=votes > 1)
     with full_precision(x.device.type), crafting(model, "eval"), restored_generators(x.device):
         evidence = _clean(model, x, y, rng, evaluator.batch_size, votes, batches, report)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
+        with noted_warnings() as caught:
             stages = evaluator.stages(AttackContext(threat, (x.shape[1], x.shape[2], x.shape[3]), evidence.classes))
         # At radius 0 the threat set contains only the clean image.
         stages = [stage for stage in stages if (stage.threat or threat).radius]
-        evidence.warnings += tuple(str(warning.message) for warning in caught)
+        evidence.warnings += tuple(caught)
         if len({stage.name for stage in stages}) < len(stages):
             raise EvaluationError(f"two stages have one name: {', '.join(stage.name for stage in stages)}")
         by_gradient = [stage.name for stage in stages if not stage.is_black_box]

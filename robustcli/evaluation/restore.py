@@ -1,4 +1,4 @@
-"""Restore what an evaluation may change: the model and the global random generators."""
+"""Conditions of an evaluation: single precision, and everything that it may change is restored."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.models.digest import tensor_bytes
+from robustcli.runtime.precision import full_precision
+
+
+@contextmanager
+def settled(model: nn.Module, device_type: str) -> Iterator[None]:
+    """Single precision inside; model and generators are restored afterwards."""
+    with restored_model(model), full_precision(device_type), restored_generators(torch.device(device_type)):
+        yield
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """One call of an attack: search, then check and classify every returned point."""
 
 import time
-import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.surrogate import Surrogate
 from robustcli.evaluation.confirm import predict, require_inside
+from robustcli.evaluation.noted_warnings import noted_warnings
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.searches import Searches
 from robustcli.evaluators import Stage
@@ -99,10 +99,7 @@ def run_attack(
     stage = stage.limited(size)
     begun = time.perf_counter()
     numbers = rng.index.cpu()
-    with warnings.catch_warnings(record=True) as caught, count_passes(model, *searches.of(stage)) as passes:
-        # Deprecation warnings are about code, not about the number.
-        for category in (UserWarning, RuntimeWarning):
-            warnings.simplefilter("always", category)
+    with noted_warnings() as caught, count_passes(model, *searches.of(stage)) as passes:
         surrogate, search = searches.choose(stage, x, size)
         # A model that draws its own noise draws the same for the same images.
         torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
@@ -121,7 +118,7 @@ def run_attack(
         forwards=passes.forwards,
         gradients=passes.gradients,
         seconds=time.perf_counter() - begun,
-        warnings=tuple(str(warning.message) for warning in caught),
+        warnings=tuple(caught),
         tried=points.cpu() if stage.hands_on else None,
     )
 

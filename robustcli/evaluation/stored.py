@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from robustcli.data.images import Images
 from robustcli.data.splits import Data
 from robustcli.evaluation.confirm import votes_for
-from robustcli.evaluation.evaluate import Result, evaluate, settled
+from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.first_images import sorted_by_class
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import per_image_results, write_adversarial_examples, write_per_image
 from robustcli.evaluation.progress import Report, StageProgress, silent
+from robustcli.evaluation.restore import settled
 from robustcli.evaluation.shards import ShardQueue
 from robustcli.evaluators import Evaluator
 from robustcli.registry.registry import MemberSpec

@@ -17,7 +17,7 @@ from robustcli.registry.types import Count
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
 
-# Beginnings of the warnings about single images; `evaluation.image_warnings` joins those of all batches.
+# Beginnings of the warnings about single images; `evaluation.noted_warnings` joins those of all batches.
 OUTSIDE = "given examples outside the threat set, which are not counted"
 MISSING = "no example is given, so that the clean image is counted"
 

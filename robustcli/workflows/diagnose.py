@@ -1,7 +1,6 @@
 """`robust diagnose`: network -> images -> diagnostics."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from fractions import Fraction
@@ -12,10 +11,12 @@ from torch import Tensor, nn
 
 from robustcli.attacks.crafting import crafting
 from robustcli.diagnostics import Diagnostic
-from robustcli.errors import EvaluationError, RobustCliError, suggest
-from robustcli.evaluation.evaluate import preflight, settled
+from robustcli.errors import RobustCliError, suggest
+from robustcli.evaluation.evaluate import error_means_invalid
 from robustcli.evaluation.first_images import sorted_by_class
-from robustcli.evaluation.restore import restored_generators
+from robustcli.evaluation.noted_warnings import noted_warnings
+from robustcli.evaluation.preflight import preflight
+from robustcli.evaluation.restore import settled
 from robustcli.models.find import find_model
 from robustcli.models.open import open_model, threat_of
 from robustcli.registry.catalog import catalog
@@ -160,22 +161,15 @@ def look(diagnostic: Diagnostic, network: nn.Module, x: Tensor, y: Tensor, threa
         EvaluationError: the result would be meaningless; the message says why.
     """
     begun = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        # Deprecation warnings are about code, not about the network.
-        for category in (UserWarning, RuntimeWarning):
-            warnings.simplefilter("always", category)
-        with settled(network, x.device.type), restored_generators(x.device), crafting(network, "eval"):
-            torch.manual_seed(derive(seed, "diagnose"))
-            try:
-                preflight(network, x, y, threat)
-                found = diagnostic(network, x, y, threat, IndexedNoise(seed, torch.arange(len(x), device=x.device)))
-            except EvaluationError as error:
-                raise EvaluationError(f"INVALID: {error}") from error
+    with noted_warnings() as caught, settled(network, x.device.type), crafting(network, "eval"), error_means_invalid():
+        torch.manual_seed(derive(seed, "diagnose"))
+        preflight(network, x, y, threat)
+        found = diagnostic(network, x, y, threat, IndexedNoise(seed, torch.arange(len(x), device=x.device)))
     return Diagnosed(
         settings=settings_of(diagnostic),
         found=found,
         seconds=time.perf_counter() - begun,
-        warnings=list(dict.fromkeys(str(warning.message) for warning in caught)),
+        warnings=list(dict.fromkeys(caught)),
     )
 
 

@@ -16,9 +16,9 @@ import torch
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.attack_choice import evaluator_of, with_batch_size
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
-from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
 from robustcli.evaluation.progress import StageLines, StageProgress, silent
+from robustcli.evaluation.restore import settled
 from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import device_of, in_processes

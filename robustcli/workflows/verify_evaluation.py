@@ -13,9 +13,9 @@ from robustcli.attacks.losses import margin
 from robustcli.data.images import Images
 from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.consistency import Threats, check_counts, check_derived, check_lines
-from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.fingerprint import evaluator_text, images_digest, in_present_names
 from robustcli.evaluation.per_image import ImageResult, decoded, read_adversarial_examples, read_per_image
+from robustcli.evaluation.restore import settled
 from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluators import Evaluator
 from robustcli.models.digest import weights_digest

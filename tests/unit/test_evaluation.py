@@ -16,9 +16,10 @@ from robustcli.attacks import Attack
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError
-from robustcli.evaluation.evaluate import Result, evaluate, preflight
+from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.passes import count_passes
+from robustcli.evaluation.preflight import preflight
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean

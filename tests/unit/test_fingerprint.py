@@ -28,7 +28,7 @@ _NOT_DECIDING = {
     "architectures/running_statistics.py",
     "errors.py",
     "evaluation/adaptive_batches.py",
-    "evaluation/image_warnings.py",
+    "evaluation/noted_warnings.py",
     "evaluation/journal.py",
     "evaluation/postflight.py",
     "evaluation/preflight.py",

@@ -13,7 +13,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evaluate import Result, evaluate
-from robustcli.evaluation.image_warnings import joined
+from robustcli.evaluation.noted_warnings import joined
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.from_file import FromFile
 from robustcli.evaluators.worst_case import WorstCase
