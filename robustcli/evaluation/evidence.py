@@ -152,6 +152,11 @@ class Evidence:
         return self.stages[-1]
 
 
+def as_text(mask: Tensor) -> str:
+    """Encode a mask as text, one character per image."""
+    return "".join("1" if is_set else "0" for is_set in mask.tolist())
+
+
 def sampled(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:
     """Mask (n,) of the images to attack first: a random choice among the survivors, or all if there are few."""
     if size is None or int(survives.sum()) <= size:

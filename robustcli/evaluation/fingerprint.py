@@ -24,6 +24,7 @@ _DECIDING = (
     "data/corruption_*.py",
     "data/images.py",
     "evaluators/*.py",
+    "evaluation/certificates.py",
     "evaluation/evaluate.py",
     "evaluation/evidence.py",
     "evaluation/gather.py",

@@ -186,7 +186,7 @@ def _clean(
     def classify(part: slice, _size: int) -> Prediction:
         found = predict(model, x[part], y[part], votes)
         rate = part.stop / max(time.perf_counter() - begun, 1e-9)
-        report(StageProgress("clean", 0, 0, len(x), part.stop, 0, 0, rate))
+        report(StageProgress("clean", entered=len(x), attacked=part.stop, images_per_second=rate))
         return found
 
     torch.manual_seed(derive(rng.seed, "clean"))

@@ -16,9 +16,9 @@ class StageProgress:
 
     Args:
         stage: name of the attack; "clean" for the clean images.
-        number, stages: position of the attack among all, from 1; 0 for the clean images.
         entered: number of images to attack.
         attacked: number of images attacked so far, also by earlier processes.
+        number, stages: position of the attack among all, from 1; 0 for the clean images.
         broken: number of images that this attack broke.
         survivors: number of images that survive so far.
         images_per_second: speed of this process; None before its first batch.
@@ -26,12 +26,12 @@ class StageProgress:
     """
 
     stage: str
-    number: int
-    stages: int
     entered: int
     attacked: int
-    broken: int
-    survivors: int
+    number: int = 0
+    stages: int = 0
+    broken: int = 0
+    survivors: int = 0
     images_per_second: float | None = None
     forwards: int = 0
 

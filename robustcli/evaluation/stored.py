@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustcli.data.images import Images
 from robustcli.data.splits import Data
 from robustcli.evaluation.confirm import votes_for
-from robustcli.evaluation.evaluate import Result, evaluate
+from robustcli.evaluation.evaluate import evaluate, evaluate_share
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.first_images import sorted_by_class
 from robustcli.evaluation.journal import FolderJournal
@@ -99,10 +99,23 @@ class Task:
         x, y = self._images()
         mark = self._fingerprint(x, y)
         journal = FolderJournal.open(files.journal, mark)
-        result = self._evaluate(x, y, journal, expected_clean=self.expected_clean, report=report)
+        result = evaluate(
+            self.chosen.name,
+            plain_parameters(self.chosen),
+            self.evaluator,
+            self.network,
+            x,
+            y,
+            self._threat,
+            self.seed,
+            journal=journal,
+            expected_clean=self.expected_clean,
+            report=report,
+            keeps_examples=self._keeps_examples,
+        )
         assert result.evidence is not None
         write_per_image(files.per_image, per_image_results(result.evidence))
-        if options and options.save_examples:
+        if self._keeps_examples:
             with settled(self.network, x.device.type):
                 write_adversarial_examples(
                     files.adversarial_examples,
@@ -137,28 +150,29 @@ class Task:
                 return
             rate = (queue.done - before) * len(x) / queue.count / (time.monotonic() - begun)
             attacked = round(len(x) * queue.done / queue.count)
-            report(StageProgress("all attacks", 0, 0, len(x), attacked, 0, 0, rate or None))
-            self._evaluate(x, y, journal, share=shard)
+            progress = StageProgress("all attacks", entered=len(x), attacked=attacked, images_per_second=rate or None)
+            report(progress)
+            keeps = self._keeps_examples
+            evaluate_share(
+                self.evaluator, self.network, x, y, self._threat, self.seed, shard, journal, keeps_examples=keeps
+            )
 
     def _images(self) -> tuple[Images, Tensor]:
         options = self.chosen.options
         return self.data.images("test", options.examples if options else None)
 
     @property
-    def _parameters(self) -> dict[str, Any]:
-        return plain_parameters(self.chosen)
+    def _threat(self) -> ThreatModel:
+        return self.evaluator.threat or self.threat
+
+    @property
+    def _keeps_examples(self) -> bool:
+        options = self.chosen.options
+        return bool(options and options.save_examples)
 
     def _fingerprint(self, x: Images, y: Tensor) -> dict[str, str]:
-        threat, files = self.evaluator.threat or self.threat, self.evaluator.files
-        return fingerprint(self.network, x, y, threat, self.chosen.name, self._parameters, self.seed, files)
-
-    def _evaluate(self, x: Images, y: Tensor, journal: FolderJournal, **settings: Any) -> Result:
-        threat = self.evaluator.threat or self.threat
-        name, parameters, options = self.chosen.name, self._parameters, self.chosen.options
-        settings["keeps_examples"] = bool(options and options.save_examples)
-        return evaluate(
-            name, parameters, self.evaluator, self.network, x, y, threat, self.seed, journal=journal, **settings
-        )
+        name, parameters = self.chosen.name, plain_parameters(self.chosen)
+        return fingerprint(self.network, x, y, self._threat, name, parameters, self.seed, self.evaluator.files)
 
 
 def plain_parameters(chosen: MemberSpec) -> dict[str, Any]:

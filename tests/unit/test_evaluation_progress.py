@@ -12,7 +12,7 @@ from robustcli.evaluation import gather as gather_module
 from robustcli.evaluation import progress as module
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
-from robustcli.evaluation.journal import FolderJournal
+from robustcli.evaluation.journal import NO_JOURNAL, FolderJournal, Journal
 from robustcli.evaluation.progress import StageLines, StageProgress
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.worst_case import WorstCase
@@ -22,7 +22,7 @@ from robustcli.threat.threat import ThreatModel
 MEMBERS = [Attacked(attack=Pgd(steps=steps, keep="fooled"), batch_size=5) for steps in (1, 4)]
 
 
-def reported(journal: FolderJournal | None = None) -> tuple[list[StageProgress], Evidence]:
+def reported(journal: Journal = NO_JOURNAL) -> tuple[list[StageProgress], Evidence]:
     model, x = conv_net(classes=4).eval(), images(12)
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -73,7 +73,7 @@ def test_a_long_batch_is_reported_while_it_is_attacked(monkeypatch: pytest.Monke
 
 
 def stage(attacked: int, *, number: int = 1, rate: float | None = 10.0) -> StageProgress:
-    return StageProgress("apgd-t", number, 4, 1000, attacked, 30, 700, rate)
+    return StageProgress("apgd-t", 1000, attacked, number, 4, 30, 700, rate)
 
 
 def test_a_log_gets_a_line_every_half_a_minute_and_at_the_end_of_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,4 +93,6 @@ def test_a_log_gets_a_line_every_half_a_minute_and_at_the_end_of_an_attack(monke
 def test_what_was_not_measured_is_not_shown() -> None:
     assert stage(0, rate=None).line() == "1/4 apgd-t: 0 of 1,000 images, 30 broken, 700 survive"
     assert stage(0, rate=None).seconds_left is None
-    assert StageProgress("clean", 0, 0, 50, 25, 0, 0, 5.0).line() == "clean: 25 of 50 images, 5 images/s, 5 s left"
+    assert (
+        StageProgress("clean", 50, 25, images_per_second=5.0).line() == "clean: 25 of 50 images, 5 images/s, 5 s left"
+    )

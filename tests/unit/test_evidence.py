@@ -16,7 +16,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.consistency import check_lines
-from robustcli.evaluation.evaluate import evaluate
+from robustcli.evaluation.evaluate import evaluate, evaluate_share
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import FolderJournal, Journal
@@ -184,7 +184,7 @@ def test_shares_add_up(tmp_path: Path, shares: int) -> None:
     whole = evaluate(*settings)  # type: ignore[arg-type]
     journal = FolderJournal.open(tmp_path / "journal", {})
     for share in range(min(shares, COUNT)):
-        evaluate(*settings, journal=journal, share=(share, shares))  # type: ignore[arg-type]
+        evaluate_share(*settings[2:], (share, shares), journal)  # type: ignore[arg-type]
     struck: list[tuple[str, int]] = []
     for stage in ("pgd-0", "pgd-1", "pgd-4"):
         struck += [(stage, number) for strike in journal.outcomes(stage) for number in strike.numbers.tolist()]
@@ -213,7 +213,7 @@ def test_shares_leave_to_the_whole_what_depends_on_it(tmp_path: Path, evaluator:
     settings = ("autoattack", {}, evaluator, model, x, y, ThreatModel("linf", Fraction(1, 100)), 0)
     journal = FolderJournal.open(tmp_path / "journal", {})
     for share in range(2):
-        evaluate(*settings, journal=journal, share=(share, 2))  # type: ignore[arg-type]
+        evaluate_share(*settings[2:], (share, 2), journal)  # type: ignore[arg-type]
     assert not [strike for name in ("fab-t", "package") for strike in journal.outcomes(name)]
     merged, whole = evaluate(*settings, journal=journal), evaluate(*settings)  # type: ignore[arg-type]
     assert merged.survivors == whole.survivors
@@ -227,9 +227,9 @@ def test_shares_may_be_cut_otherwise_the_second_time(tmp_path: Path) -> None:
     model, x, y = case()
     settings = ("ladder", {}, Ladder(), model, x, y, LINF, 0)
     journal = FolderJournal.open(tmp_path / "journal", {})
-    evaluate(*settings, journal=journal, share=(0, 2))  # type: ignore[arg-type]
+    evaluate_share(*settings[2:], (0, 2), journal)  # type: ignore[arg-type]
     for share in range(3):
-        evaluate(*settings, journal=journal, share=(share, 3))  # type: ignore[arg-type]
+        evaluate_share(*settings[2:], (share, 3), journal)  # type: ignore[arg-type]
     merged, whole = evaluate(*settings, journal=journal), evaluate(*settings)  # type: ignore[arg-type]
     assert merged.survivors == whole.survivors
     assert [stage.broken for stage in merged.stages] == [stage.broken for stage in whole.stages]

@@ -18,7 +18,7 @@ from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.images import Images
 from robustcli.data.splits import Data, prepare
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.evaluate import Result, evaluate
+from robustcli.evaluation.evaluate import Result, evaluate, evaluate_share
 from robustcli.evaluation.fingerprint import images_digest
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import read_adversarial_examples, write_adversarial_examples
@@ -82,13 +82,15 @@ def test_no_tensor_of_all_floats_is_made(data: Data, run: Callable[..., Result],
 
 
 @pytest.mark.slow
-def test_results_are_those_of_one_tensor(data: Data, run: Callable[..., Result], tmp_path: Path) -> None:
+def test_results_are_those_of_one_tensor(
+    data: Data, model: nn.Module, run: Callable[..., Result], tmp_path: Path
+) -> None:
     (x, y), (whole, _) = data.images("test"), data.evaluation("test")
     one, other = run(whole), run(x, journal=FolderJournal.open(tmp_path / "journal", {}))
     # A share reads only its images; together they find the same.
     journal = FolderJournal.open(tmp_path / "shared", {})
     for share in range(3):
-        run(x, journal=journal, share=(share, 3))
+        evaluate_share(EVALUATOR, model, x, y, LINF, 0, (share, 3), journal)
     merged = run(x, journal=journal)
     assert images_digest(x, y) == images_digest(whole, y)
     for found in (other, merged):
