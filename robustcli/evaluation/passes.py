@@ -1,11 +1,24 @@
-"""Count how many examples pass through models."""
+"""Passes of models: make one, and count how many examples pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+
+def run_pass(network: nn.Module, x: Tensor, *, has_gradient: bool) -> Tensor:
+    """Make a pass to be timed: logits of images, or a gradient at them."""
+    if not has_gradient:
+        with torch.no_grad():
+            logits: Tensor = network(x)
+        return logits
+    points = x.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(network(points).sum(), points)
+    return gradient
 
 
 @dataclass

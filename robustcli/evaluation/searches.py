@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.surrogate import Surrogate
+from robustcli.evaluation.passes import run_pass
 from robustcli.evaluators import Stage
 from robustcli.runtime.precision import is_native
 
@@ -93,13 +94,6 @@ def _seconds(network: nn.Module, batch: Tensor, *, has_gradients: bool) -> float
     # Thread time is less disturbed by other programs, but does not measure an accelerator.
     clock = time.thread_time if batch.device.type == "cpu" else time.perf_counter
     start = clock()
-    if has_gradients:
-        points = batch.detach().requires_grad_()
-        with torch.enable_grad():
-            (found,) = torch.autograd.grad(network(points).sum(), points)
-    else:
-        with torch.no_grad():
-            found = network(batch)
-    # Waits for an accelerator.
-    found.flatten()[0].item()
+    # Reading a number waits for an accelerator.
+    run_pass(network, batch, has_gradient=has_gradients).flatten()[0].item()
     return clock() - start

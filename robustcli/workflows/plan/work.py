@@ -1,12 +1,12 @@
 """What an attack computes, and how long the passes of a network take for any number of images."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
+from robustcli.evaluation.passes import run_pass
 from robustcli.measuring.timing import wall
 
 # Share of a batch whose passes are timed next to those of the whole batch, and seconds that each is repeated for.
@@ -74,19 +74,11 @@ class PassTimes:
         """
         many, few = len(x), max(1, len(x) // _PART)
 
-        def line(run: Callable[[Tensor], object]) -> Line:
-            of_few, of_many = (_seconds(run, x[:count]) for count in (few, many))
+        def line(*, has_gradient: bool) -> Line:
+            of_few, of_many = (_seconds(network, x[:count], has_gradient=has_gradient) for count in (few, many))
             return Line.through(few, of_few, many, of_many)
 
-        def forward(x: Tensor) -> None:
-            with torch.no_grad():
-                network(x)
-
-        def both(x: Tensor) -> None:
-            points = x.detach().requires_grad_()
-            torch.autograd.grad(network(points).sum(), points)
-
-        forwards, of_both = line(forward), line(both)
+        forwards, of_both = line(has_gradient=False), line(has_gradient=True)
         gradients = Line(of_both.call - forwards.call, of_both.image - forwards.image)
         return cls(forwards, gradients)
 
@@ -108,13 +100,14 @@ class PassTimes:
 NO_TIMES = PassTimes(Line(0.0, 0.0), Line(0.0, 0.0))
 
 
-def _seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
-    """Return the mean seconds of a run, after a first one that allocates memory and chooses kernels."""
-    run(x)
+def _seconds(network: nn.Module, x: Tensor, *, has_gradient: bool) -> float:
+    """Return the mean seconds of a pass, after a first one that allocates memory and chooses kernels."""
+    run = partial(run_pass, network, x, has_gradient=has_gradient)
+    run()
     start = wall(x.device)
-    run(x)
+    run()
     repeats = max(1, math.ceil(_REPEATED / max(wall(x.device) - start, 1e-6)))
     start = wall(x.device)
     for _ in range(repeats):
-        run(x)
+        run()
     return (wall(x.device) - start) / repeats
