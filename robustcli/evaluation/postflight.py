@@ -11,6 +11,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
+from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
@@ -113,32 +115,36 @@ def _of_clean_images(evidence: Evidence, expected: float | None) -> Iterator[str
 
 def _of_stages(evidence: Evidence) -> Iterator[str]:
     """Check the counts of the stages."""
-    pairs = [pair for pair in zip(evidence.stages, evidence.attacks, strict=True) if pair[0].is_search]
+    by_threat: dict[ThreatModel, list[tuple[StageResult, Attack]]] = {}
+    for threat, stage, attack in zip(evidence.threats, evidence.stages, evidence.attacks, strict=True):
+        if stage.is_search:
+            by_threat.setdefault(threat, []).append((stage, attack))
+    pairs = [pair for own in by_threat.values() for pair in own]
     searched = [
         stage for stage, attack in pairs if stage.forwards > stage.entered or stage.gradients or attack.is_given
     ]
     if any(stage.entered for stage, _ in pairs) and not searched:
         yield "no attack made a search pass, so this is clean accuracy; increase the number of steps"
     # Only attacks under one threat model can be compared: those in a larger set break more images for that reason.
-    for threat in dict.fromkeys(evidence.threats):
-        own = [stage for stage, found in zip(evidence.stages, evidence.threats, strict=True) if found == threat]
-        yield from _of_one_threat([stage for stage in own if stage.is_search], len(evidence.labels))
+    for own in by_threat.values():
+        yield from _of_one_threat(own, len(evidence.labels))
 
 
-def _of_one_threat(stages: Sequence[StageResult], total: int) -> Iterator[str]:
+def _of_one_threat(pairs: Sequence[tuple[StageResult, Attack]], total: int) -> Iterator[str]:
     """Compare the attacks under one threat model with each other."""
     gradients_tried = False
-    for stage in stages:
+    for stage, _ in pairs:
         if stage.is_black_box and gradients_tried and stage.broken > _BLACK_BOX_SHARE * total:
             yield (
                 f"{stage.name}, which uses no gradients, broke {stage.broken} of {total} images that survived gradient "
                 "attacks: gradients may be masked, and the true robust accuracy lower"
             )
         gradients_tried |= not stage.is_black_box
-    first = stages[0] if stages else None
-    if first is not None and first.name.endswith("apgd-ce"):
+    (first, attack), *later = pairs
+    if isinstance(attack, Apgd) and attack.loss == "ce":
         left = first.entered - first.broken
-        others = sum(stage.broken for stage in stages[1:] if not stage.is_black_box)
+        # Longer attacks break more images for that reason.
+        others = sum(stage.broken for stage, other in later if not stage.is_black_box and other.steps <= attack.steps)
         if others > max(_OTHER_LOSSES_SHARE * left, _BLACK_BOX_SHARE * total):
             yield (
                 f"of {left} images that survived cross-entropy, {others} fell to other losses: its gradients may "
