@@ -21,7 +21,7 @@ from robustcli.errors import EvaluationError
 from robustcli.evaluation import searches
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
-from robustcli.evaluation.journal import FolderJournal
+from robustcli.evaluation.journal import NO_JOURNAL, FolderJournal
 from robustcli.evaluation.run_attack import AttackOutcome
 from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.autoattack import AutoAttack
@@ -40,7 +40,7 @@ def case() -> tuple[nn.Module, Tensor, Tensor]:
         return model, x, model(x).argmax(1)
 
 
-def gathered(evaluator: Any, journal: Any = None, threat: ThreatModel = LINF) -> Evidence:
+def gathered(evaluator: Any, journal: Any = NO_JOURNAL, threat: ThreatModel = LINF) -> Evidence:
     model, x, y = case()
     return gather(evaluator, model, x, y, threat, IndexedNoise(0, torch.arange(COUNT)), journal)
 
