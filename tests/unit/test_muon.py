@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.optimization.optimizers.muon import muon, orthogonalized
+from robustcli.training.model import parameter_groups
 
 
 def small_network() -> nn.Sequential:
@@ -63,6 +64,56 @@ def test_stem_classifier_norms_and_biases_are_updated_by_sgd_and_hidden_weights_
             assert not torch.allclose(weight, expected)
         else:
             torch.testing.assert_close(weight, expected)
+
+
+class Positions(nn.Module):
+    """A learned position for each of 3 x 3 pixels, registered as in timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.zeros(1, 8, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.pos_embed
+
+
+@pytest.mark.parametrize("exclude", ["none", "bn", "bn_and_bias", "vectors"])
+def test_the_classifier_is_updated_by_sgd_whatever_is_spared_weight_decay(exclude: str) -> None:
+    def network() -> nn.Sequential:
+        torch.manual_seed(0)
+        norm, classifier = nn.LayerNorm([3, 3]), nn.Linear(72, 5)
+        layers = nn.Sequential(nn.Conv2d(3, 6, 5), nn.Conv2d(6, 8, 3), Positions(), norm, nn.Flatten(), classifier)
+        layers(torch.rand(4, 3, 9, 9)).square().sum().backward()
+        return layers
+
+    changed, other = network(), network()
+    muon(parameter_groups(changed, 0.01, exclude), 0.1).step()
+    torch.optim.SGD(parameter_groups(other, 0.01, exclude), 0.1, momentum=0.9, nesterov=True).step()
+    assert not torch.allclose(changed.get_parameter("1.weight"), other.get_parameter("1.weight"))
+    spared = {"none": [], "bn": ["3.weight"], "bn_and_bias": ["3.weight"], "vectors": ["2.pos_embed", "3.weight"]}
+    for name in ("0.weight", "5.weight", "5.bias", *spared[exclude]):
+        torch.testing.assert_close(changed.get_parameter(name), other.get_parameter(name))
+
+
+def test_parameters_that_are_not_trained_do_not_count() -> None:
+    """The shares of a search come after the classifier and have an optimizer of their own."""
+    network, other = small_network(), small_network()
+    for each in (network, other):
+        each.append(nn.ParameterList([nn.Parameter(torch.zeros(2, 7), requires_grad=False)]))
+    muon(groups(network), 0.1).step()
+    torch.optim.SGD(groups(other), 0.1, momentum=0.9, nesterov=True).step()
+    torch.testing.assert_close(network.get_parameter("5.weight"), other.get_parameter("5.weight"))
+
+
+def test_convolutions_over_time_are_hidden_weights() -> None:
+    network = nn.Sequential(*(nn.Conv3d(2, 2, 3, bias=False) for _ in range(3)))
+    network(torch.rand(1, 2, 7, 7, 7)).square().sum().backward()
+    weight = network.get_parameter("1.weight")
+    before, gradient = weight.detach().clone(), weight.grad
+    assert gradient is not None
+    muon(groups(network), 0.1, momentum=0.8).step()
+    direction = orthogonalized((1.8 * gradient).flatten(1)[None])[0].view_as(weight)
+    torch.testing.assert_close(weight.detach(), before - 0.1 * 0.1 * direction)
 
 
 def test_a_hidden_weight_moves_by_the_rate_and_its_decay_is_decoupled() -> None:

@@ -14,6 +14,8 @@ from robustcli.runtime.uncompiled import without_compiler
 # The quintic s -> a s + b s^3 + c s^5. Five times in a row, it takes every s from 0.005 to 1 to between 0.68 and 1.14.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _TIMES = 5
+# Axes of the weights of linear layers, and of convolutions over two and three dimensions.
+_AXES = (2, 4, 5)
 
 
 @OPTIMIZERS.register("muon")
@@ -27,9 +29,10 @@ def muon(
 ) -> Optimizer:
     """SGD with Nesterov momentum that makes the updates of hidden weights semi-orthogonal.
 
-    Hidden weights are all weights with two or four axes except the first and the last one, usually the stem and the
-    classifier. A convolution of shape (outputs, inputs, height, width) counts as a matrix with `outputs` rows. Each
-    update U S V^T of such a matrix becomes U V^T, approximately. All other parameters are updated by SGD.
+    Hidden weights are all weights with two, four or five axes, as in linear layers and convolutions, except the first
+    and the last one, usually the stem and the classifier, and those that train.weight_decay_exclude spares. A
+    convolution of shape (outputs, inputs, height, width) counts as a matrix with `outputs` rows. Each update U S V^T of
+    such a matrix becomes U V^T, approximately. All other parameters are updated by SGD.
 
     The update of a hidden weight does not depend on the size of its gradient, so `hidden_rate` suits most networks.
     Its weight decay is decoupled: the weight shrinks by the rate times train.weight_decay per update, as under SGD.
@@ -47,7 +50,7 @@ def muon(
 
 
 class HiddenMuon(Optimizer):
-    """See `muon`. Expects parameter groups with a `weight_decay`, the parameters in the order of the layers."""
+    """See `muon`. Expects parameter groups in the order of the layers; only the first one has hidden weights."""
 
     def __init__(
         self, groups: list[dict[str, Any]], lr: float, momentum: float, hidden_rate: float, block: int | None
@@ -61,15 +64,15 @@ class HiddenMuon(Optimizer):
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
-        matrices = [p for group in self.param_groups for p in group["params"] if p.ndim in (2, 4)]
-        hidden = {id(weight) for weight in matrices[1:-1]}
+        matrices = [p for p in self.param_groups[0]["params"] if p.ndim in _AXES and p.requires_grad]
+        hidden = set(matrices[1:-1])
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                if id(weight) in hidden:
+                if weight in hidden:
                     alike[weight.shape].append(weight)
                 else:
                     weight.sub_(lr * self._accelerated(weight, weight.grad + decay * weight, group["momentum"]))
