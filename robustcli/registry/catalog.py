@@ -132,8 +132,6 @@ def _twice(family: str, name: str, *files: tuple[str, Path]) -> str:
 class Members(Mapping[str, Member]):
     """The members of a family by name. Files are parsed on first use of their members.
 
-    Parsing all files would take longer than the rest of `robust show` and `robust validate`.
-
     Parsing all files takes longer than everything else that `robust show` and `robust validate` do.
 
     Args:
@@ -148,7 +146,9 @@ class Members(Mapping[str, Member]):
     def __getitem__(self, name: str) -> Member:
         module, path = self._files[name]
         if name not in self._members:
-            self._members |= {member.name: member for member in _read(module, path, self._family)}
+            # A plugin's member with the name of another one is ignored, wherever else its file is needed.
+            found = _read(module, path, self._family)
+            self._members |= {one.name: one for one in found if self._files.get(one.name) == (module, path)}
         if name not in self._members:
             raise RobustCliError(
                 f'{path}: register("{name}") must decorate a function or class at the top level of the file'

@@ -465,6 +465,20 @@ def test_a_package_that_takes_a_name_of_ours_is_left_out_with_a_warning(tmp_path
     assert "Another cosine." not in listed.stdout
 
 
+def test_a_member_that_is_left_out_does_not_come_with_another_one_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "other_plugin.py"
+    file.write_text(
+        (MEMBER % ("aaa", "The first.")) + (MEMBER % ("cosine", "Another cosine.")).split("Schedule\n", 1)[1]
+    )
+    monkeypatch.setattr(catalog_module, "_plugin_files", lambda: (("other_plugin", file),))
+    with pytest.warns(UserWarning, match="two schedules are named 'cosine'"):
+        members = catalog.__wrapped__("schedules")
+    assert members["aaa"].summary == "The first."
+    assert members["cosine"].module == "robustcli.optimization.schedules.smooth"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["def broken(:\n    SCHEDULES.register(", "@SCHEDULES.register(NAME)\ndef halved() -> None: ...\n"]
