@@ -124,10 +124,16 @@ def _annotation(node: ast.expr | None, where: str) -> Any:
 
 
 def literal(node: ast.expr) -> Any:
-    """Evaluate a default: a literal, or arithmetic on literals such as 2 / 255."""
+    """Return the value of a literal, of a quotient such as 2 / 255, or of a dictionary of them.
+
+    Raises:
+        ValueError: it has another form.
+    """
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         return literal(node.left) / literal(node.right)
     if isinstance(node, ast.Dict):
+        if None in node.keys:
+            raise ValueError("a dictionary is unpacked into another one")
         pairs = zip(node.keys, node.values, strict=True)
         return {literal(key): literal(value) for key, value in pairs if key is not None}
     return ast.literal_eval(node)

@@ -168,6 +168,7 @@ def test_an_evaluator_of_another_package_declares_parts_and_what_a_leaderboard_n
         ("defenses", "passes=(1, 2)", "register(passes=...)[2]: "),
         ("defenses", "two_halves=1", "register(two_halves=...): found 1; input should be a valid boolean"),
         ("datasets", "train_images=COUNT", "register(train_images=...): found 'COUNT'; write out the value"),
+        ("datasets", "smoke={**SMALL}", "register(smoke=...): found '{**SMALL}'; write out the value"),
         ("datasets", "**SIZES", "register(**=...): found 'SIZES'; write out the value"),
     ],
 )
