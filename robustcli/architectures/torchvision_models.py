@@ -25,17 +25,27 @@ _CONVNEXTS: Mapping[tuple[tuple[int, ...], int], str] = {
     ((3, 3, 27, 3), 128): "convnext_base",
     ((3, 3, 27, 3), 192): "convnext_large",
 }
+# Residual networks by the first 3x3 convolution of their bottlenecks, or the second of basic blocks: its channels, and
+# those that each of them reads.
+_RESNETS: Mapping[tuple[int, ...], str] = {
+    (64, 64): "resnet{}",
+    (128, 128): "wide_resnet{}_2",
+    (128, 4): "resnext{}_32x4d",
+    (256, 8): "resnext{}_32x8d",
+    (256, 4): "resnext{}_64x4d",
+}
 
 
 def suggested(tensors: Tensors) -> Settings | None:
-    """The name of a residual network or a ConvNeXt."""
+    """Return the name of a residual network or a ConvNeXt."""
     if {"features.1.0.block.0.weight", "classifier.2.weight"} <= set(tensors):
         depths = counts(tensors, r"features\.%d\.\d+\.block\.0\.weight", (1, 3, 5, 7))
         model = _CONVNEXTS.get((depths, tensors["features.0.0.weight"].shape[0]))
     else:
-        depth = usual_residual_depth(tensors) if "fc.weight" in tensors else None
-        model = None if depth is None else f"resnet{depth}"
-    return None if model is None else {"model": model}
+        depth = usual_residual_depth(tensors) if {"fc.weight", "layer1.0.conv2.weight"} <= set(tensors) else None
+        form = None if depth is None else _RESNETS.get(tuple(tensors["layer1.0.conv2.weight"].shape[:2]))
+        model = None if form is None else form.format(depth)
+    return {"model": model} if model in models.list_models(module=models) else None
 
 
 @ARCHITECTURES.register(

@@ -192,9 +192,17 @@ def test_other_networks_are_not_recognized() -> None:
     assert recognize(distilled) is None  # type: ignore[arg-type]
 
 
-def test_torchvisions_networks_are_recognized_by_their_classifier() -> None:
-    network = ARCHITECTURES.get("torchvision")(ImageShape(3, 64, 64, 5), model="resnet50")
-    assert recognize(network.state_dict()) == "--architecture torchvision architecture.model=resnet50"
+@pytest.mark.parametrize("model", ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "resnext101_64x4d"])
+def test_torchvisions_networks_are_recognized_by_their_classifier_and_width(model: str) -> None:
+    with torch.device("meta"):
+        network = ARCHITECTURES.get("torchvision")(ImageShape(3, 64, 64, 5), model=model)
+    assert recognize(network.state_dict()) == f"--architecture torchvision architecture.model={model}"
+
+
+def test_residual_networks_that_torchvision_does_not_have_are_not_recognized() -> None:
+    with torch.device("meta"):
+        state = ARCHITECTURES.get("torchvision")(ImageShape(3, 64, 64, 5), model="resnet18").state_dict()
+    assert recognize({**state, "layer1.0.conv2.weight": torch.zeros(128, 128, 3, 3)}) is None
 
 
 def test_a_dead_stage_of_old_wide_networks_is_left_out(tmp_path: Path) -> None:
