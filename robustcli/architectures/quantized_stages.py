@@ -51,7 +51,10 @@ def on_the_line(depth: int, w0: float, wa: float, wm: float, group_width: int, s
 
 
 def whole_groups(width: int, group_width: int) -> int:
-    """Return the nearest width that is a multiple of the group width; a group is never wider than the stage."""
+    """Return the nearest width that is a multiple of the group width; a group is never wider than the stage.
+
+    As in the paper; torchvision rounds up where this loses more than a tenth, as at the start of its regnet_y_8gf.
+    """
     group = min(group_width, width)
     return max(1, math.floor(width / group + 0.5)) * group
 
