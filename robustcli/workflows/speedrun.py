@@ -46,7 +46,7 @@ def parse_budget(text: str) -> float:
     """Return seconds of processor time.
 
     Raises:
-        RobustCliError: the text is no duration.
+        RobustCliError: the text is not a duration.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if found is None or not float(found[1]):
@@ -119,6 +119,11 @@ def run_speedrun(
     # In this process and its children, whose time is counted; not in workers that outlive the compilation.
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     sweep = Sweep.read(path, overrides, only)
+    if not set.intersection(*(set(row.specs[0].evaluate) for row in sweep.rows)):
+        raise RobustCliError(
+            f"{path}: the rows have no evaluation in common, so they cannot be compared; write one under base, such as "
+            "evaluate: {clean: clean}"
+        )
     known = _Lengths(root / f"{sweep.name}.speedrun.json", budget)
     results = []
     for row in sweep.rows:

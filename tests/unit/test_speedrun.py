@@ -160,6 +160,14 @@ def test_only_processors_count(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> 
         run(sweep, 60)
 
 
+def test_rows_that_nothing_compares_are_refused_before_training(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speedrun, "measured_costs", None)
+    begin, end = SWEEP.index("  evaluate:"), SWEEP.index("rows:")
+    sweep.write_text(SWEEP[:begin] + SWEEP[end:], encoding="utf-8")
+    with pytest.raises(RobustCliError, match=r"tiny\.yaml: the rows have no evaluation in common"):
+        run(sweep, 60, ())
+
+
 def test_rows_without_results_are_told_and_not_compared(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, Length(epochs=1, train_size=64))
     found, _ = run(sweep, 60, ("pgd_at", "candidate"))
