@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from robustcli.cli import panels
+from robustcli.cli.hints import current_word, family_named
 from robustcli.cli.options import console
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, catalog
@@ -26,6 +27,7 @@ def new(
     ] = None,
 ) -> None:
     """Write the file of a new defense, attack or other member: a working one, as a starting point for yours."""
+    kind = current_word(kind)
     typer.echo(f"wrote {new_member(kind, name, into=into, package=package)}")
     for text in next_steps(kind, name, into=into, package=package):
         typer.echo(f"next: {text}")
@@ -39,9 +41,7 @@ def check(
     family: Annotated[str | None, typer.Option(help="Family of the member, if several have one of this name.")] = None,
 ) -> None:
     """Check that a member fulfills the contract of its family, on small networks and in seconds."""
-    if family is not None and family not in FAMILIES:
-        raise RobustCliError(f"--family: there is no family '{family}'{suggest(family, FAMILIES)}")
-    families = FAMILIES if family is None else (family,)
+    families = FAMILIES if family is None else (family_named(family, FAMILIES, "--family: "),)
     members = [catalog(each)[name] for each in families if name in catalog(each)]
     if not members:
         known = [known for each in families for known in catalog(each)]

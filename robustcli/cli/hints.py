@@ -1,10 +1,13 @@
 """Words that people type by instinct: other names of what is there, and what to use instead of what is not."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
-from robustcli.errors import RobustCliError
+import typer
+
+from robustcli.errors import RobustCliError, suggest
+from robustcli.specs.renamed import UNTIL
 
 # Commands by other names, and the second words of a command.
 _ALIASES = {"ls": "runs", "list recipes": "experiments", "reproduce --against": "--runs"}
@@ -30,6 +33,8 @@ _INSTEAD = {
     "report --latex": "use --markdown, --csv or --json",
     "report --format": "use --markdown, --csv or --json",
 }
+# Former names of families and kinds of members.
+_FORMER = {"regulariser": "regularizer", "regularisers": "regularizers"}
 # Commands that take values of the spec as KEY=VALUE, and keys that are often written as options.
 _WITH_SPEC = ("train", "reproduce", "sweep", "plan", "validate", "submit")
 _KEYS = {
@@ -76,6 +81,29 @@ def usual(words: Sequence[str]) -> list[str]:
         if option == "--json" and value.endswith(".json") and command in ("eval", "diagnose"):
             raise RobustCliError(f"--json {value}: --json prints to the terminal; write --out {value} for a file")
     return found
+
+
+def current_word(word: str) -> str:
+    """Return the name of a family or of a kind of member; a former one is accepted with a warning."""
+    current = _FORMER.get(word, word)
+    if current != word:
+        typer.echo(f"warning: '{word}' is now '{current}'; the former word is understood until {UNTIL}", err=True)
+    return current
+
+
+def family_named(word: str, known: Collection[str], option: str = "") -> str:
+    """Return the family that a word names.
+
+    Args:
+        option: start of the error message.
+
+    Raises:
+        RobustCliError: there is no such family.
+    """
+    name = current_word(word)
+    if name not in known:
+        raise RobustCliError(f"{option}there is no family '{word}'{suggest(word, known)}")
+    return name
 
 
 def _kind(key: str) -> str:

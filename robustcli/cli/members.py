@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli.cli import panels
+from robustcli.cli.hints import family_named
 from robustcli.cli.options import console
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, Member, catalog
@@ -57,8 +58,8 @@ def list_members(
     ] = None,
 ) -> None:
     """List what exists: defenses, attacks, architectures and so on, with one line about each."""
-    if registry is not None and registry not in _LISTS:
-        raise RobustCliError(f"there is no family '{registry}'{suggest(registry, _LISTS)}")
+    if registry is not None:
+        registry = family_named(registry, _LISTS)
     if into is not None:
         from robustcli.reports.blocks import replace_block
         from robustcli.reports.finding import BLOCK as FINDINGS

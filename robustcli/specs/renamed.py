@@ -13,7 +13,7 @@ from robustcli.registry.catalog import catalog
 from robustcli.specs.settings import EvaluateOptions
 
 # Version that no longer accepts former names.
-_UNTIL = "0.3"
+UNTIL = "0.3"
 # Keys of a defense by their former names.
 _OF_DEFENSE = {"regulariser": "regularizer"}
 # Name of an evaluator -> its other name, and its keys by those that they replace.
@@ -40,7 +40,7 @@ def understood(value: Any, source: str) -> Any:
     if found != value:
         gone = _written(value) - _written(found)
         words = ", ".join(f"'{old}' is now '{new}'" for old, new in _all().items() if old in gone)
-        warnings.warn(f"{source}: evaluate: {words}; the former words are understood until {_UNTIL}", stacklevel=3)
+        warnings.warn(f"{source}: evaluate: {words}; the former words are understood until {UNTIL}", stacklevel=3)
     return found
 
 
@@ -63,7 +63,7 @@ def understood_defense(value: Any, source: str) -> Any:
     found = current_defense(value)
     if found != value:
         words = ", ".join(f"'{old}' is now '{new}'" for old, new in _OF_DEFENSE.items() if old in value)
-        warnings.warn(f"{source}: defense: {words}; the former words are understood until {_UNTIL}", stacklevel=3)
+        warnings.warn(f"{source}: defense: {words}; the former words are understood until {UNTIL}", stacklevel=3)
     return found
 
 

@@ -676,6 +676,8 @@ def test_everything_is_listed_at_once(robust: Robust) -> None:
     said = robust("list").require(0)
     for family in (*FAMILIES, "experiments"):
         assert f"\n{family}" in f"\n{said.out}"
+    former = robust("list", "regularisers").require(0, "'regularisers' is now 'regularizers'")
+    assert former.out == robust("list", "regularizers").require(0).out
     robust("list", "defences").require(2, "there is no family 'defences'; did you mean 'defenses'?")
 
 
