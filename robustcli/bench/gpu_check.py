@@ -17,7 +17,7 @@ from pydantic import SerializeAsAny
 import robustcli
 from robustcli.bench.autoattack import bench_autoattack
 from robustcli.bench.conformance import bench_conformance
-from robustcli.bench.results.common import Bench
+from robustcli.bench.results.bases import Bench
 from robustcli.bench.subjects import BenchSubject, open_subject
 from robustcli.bench.train import bench_train
 from robustcli.bench.variants import Request

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from robustcli.cli import bench_parts as cost_commands
-from robustcli.cli import bench_speedrun
+from robustcli.cli import bench_parts, bench_speedrun
 from robustcli.cli.bench_options import Checkpoints, Rounds, kept, show, subjects_of
 from robustcli.cli.options import Device, Eps, Images, Json, NormOption, Out, console, print_json
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
@@ -19,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Benchmark training and attacks against their bare passes, which are the minimum, and other libraries.",
 )
-app.add_typer(cost_commands.app)
+app.add_typer(bench_parts.app)
 app.add_typer(bench_speedrun.app)
 
 
@@ -80,9 +79,8 @@ def train(
     from rich.console import Console
 
     from robustcli.bench.train import bench_train
-    from robustcli.bench.training_tables import describe_conditions, describe_passes, terminal_table
     from robustcli.bench.variants import Request, trainable_defenses
-    from robustcli.store.files import write_json
+    from robustcli.reports.benchmarks.training import describe_conditions, describe_passes, terminal_table
 
     names = defense or ["pgd_at"]
     request = Request(
@@ -95,12 +93,12 @@ def train(
         device=device,
     )
     widths: Sequence[int | None] = width or [None]
-    measured = []
+    requests = [
+        replace(request, width=wide, batch_size=size, weights=perturbation)
+        for wide, size, perturbation in product(widths, batch_size or [128], weights or ["none"])
+    ]
     with Console(stderr=True).status(f"measuring {', '.join(request.defenses)} in {rounds} rounds"):
-        for wide, size, perturbation in product(widths, batch_size or [128], weights or ["none"]):
-            measured.append(bench_train(replace(request, width=wide, batch_size=size, weights=perturbation)))
-            if out is not None:  # Keeps the finished measurements if the rest is interrupted.
-                write_json(out, [bench.to_json() for bench in measured])
+        measured = kept(map(bench_train, requests), out)
     if as_json:
         plain = [bench.to_json() for bench in measured]
         print_json(plain if len(plain) > 1 else plain[0])
@@ -139,13 +137,9 @@ def autoattack(
     broken images need in fp32. A difference counts only if it exceeds the variation of our engine itself.
     """
     from robustcli.bench.autoattack import bench_autoattack
-    from robustcli.bench.tables import speed_rows
 
     subjects = subjects_of(checkpoints, norm, eps, examples, data, device)
-    results = kept(
-        (bench_autoattack(subject, rounds, sample_first, is_compiled=is_compiled) for subject in subjects), out
-    )
-    show(results, speed_rows(results), out)
+    show(kept((bench_autoattack(subject, rounds, sample_first, is_compiled=is_compiled) for subject in subjects), out))
 
 
 @app.command()
@@ -176,25 +170,20 @@ def conformance(
     once, and the quick evaluation with as many seeds as --runs.
     """
     from robustcli.bench.conformance import PARTS, bench_conformance
-    from robustcli.bench.quick import autoattack_on_all, bench_quick, describe_quick, quick_rows
-    from robustcli.bench.tables import conformance_rows, describe_conformance
+    from robustcli.bench.quick import autoattack_on_all, bench_quick
 
     subjects = subjects_of(checkpoints, norm, eps, examples, data, device)
     if is_quick:
         if attacks is not None or precision != SearchPrecision.fp32:
             raise RobustCliError("--quick: found --attacks or --precision, which it does not take; remove them")
-        quick = kept((bench_quick(subject, autoattack_on_all(subject), runs) for subject in subjects), out)
-        show(quick, quick_rows(quick), out)
-        typer.echo(describe_quick(quick))
+        show(kept((bench_quick(subject, autoattack_on_all(subject), runs) for subject in subjects), out))
         return
     named = [] if attacks is None else [part.strip() for part in attacks.split(",")]
     for part in named:
         if part not in PARTS:
             raise RobustCliError(f"--attacks: there is no '{part}'{suggest(part, PARTS)}")
     only = [part for part in PARTS if part in named]
-    results = kept((bench_conformance(subject, precision.value, runs, only) for subject in subjects), out)
-    show(results, conformance_rows(results), out)
-    typer.echo(describe_conformance(results))
+    show(kept((bench_conformance(subject, precision.value, runs, only) for subject in subjects), out))
 
 
 @app.command()
@@ -210,7 +199,7 @@ def report(
     "data speed", "architecture speed" or scaling.
     """
     from robustcli.bench.results.file import parse_benches
-    from robustcli.bench.tables import markdown_of
+    from robustcli.reports.benchmarks.tables import markdown_of
     from robustcli.reports.blocks import replace_block
     from robustcli.store.files import read_json
 
@@ -229,16 +218,16 @@ def check_gpu(device: Device = "auto", out: Out = None) -> None:
     """
     from robustcli.bench.gpu_check import Sizes
     from robustcli.bench.gpu_check import check_gpu as run
-    from robustcli.bench.tables import terminal
     from robustcli.cli.progress import Screen
+    from robustcli.reports.benchmarks.tables import terminal
     from robustcli.store.files import write_json
 
     with Screen(is_quiet=True) as screen:
         found = run(device, Sizes(), screen, lambda name: typer.echo(f"running: {name}", err=True))
     if out is not None:
         write_json(out, found.to_json())
-    rows = [(step.step, str(step), f"{step.seconds:.1f}") for step in found.steps]
-    console().print(terminal([("step", "outcome", "seconds"), *rows]))
+    rows = [{"step": step.step, "outcome": str(step), "seconds": f"{step.seconds:.1f}"} for step in found.steps]
+    console().print(terminal(rows))
     typer.echo(found.describe())
     if found.failed:
         raise CheckFailedError(", ".join(found.failed))

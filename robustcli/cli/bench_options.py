@@ -11,7 +11,7 @@ from robustcli.errors import RobustCliError
 from robustcli.registry.types import Norm
 
 if TYPE_CHECKING:
-    from robustcli.bench.results.common import Bench
+    from robustcli.bench.results.bases import Bench
     from robustcli.bench.subjects import BenchSubject
 
 SomeBench = TypeVar("SomeBench", bound="Bench")
@@ -50,16 +50,14 @@ def kept(results: "Iterable[SomeBench]", out: Path | None) -> "list[SomeBench]":
     return found
 
 
-def show(
-    results: Sequence["Bench"], rows: Sequence[tuple[str, ...]], out: Path | None, notes: Iterable[str] = ()
-) -> None:
-    """Print a table, notes and the machine, and write the results to `out`."""
-    from robustcli.bench.tables import terminal
-    from robustcli.store.files import write_json
+def show(results: Sequence["Bench"], notes: Iterable[str] = ()) -> None:
+    """Print a table, notes, the machine and sentences."""
+    from robustcli.reports.benchmarks.tables import terminal_of
 
-    if out is not None:
-        write_json(out, [result.to_json() for result in results])
-    console().print(terminal(rows))
+    table, text = terminal_of(results)
+    console().print(table)
     for note in dict.fromkeys(notes):
         typer.echo(f"note: {note}")
     typer.echo(results[0].describe())
+    if text:
+        typer.echo(text)

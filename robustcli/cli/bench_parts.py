@@ -28,12 +28,11 @@ def evaluation(
     Ratios are our speed as a multiple of the other's, taken round by round; a difference counts only if it exceeds the
     variation of our evaluation itself. Libraries that are not installed are left out.
     """
-    from robustcli.bench.cost_tables import evaluation_rows
     from robustcli.bench.evaluate import bench_evaluation
 
     subjects = subjects_of(checkpoints, norm, eps, examples, data, device)
     results = kept((bench_evaluation(subject, rounds) for subject in subjects), out)
-    show(results, evaluation_rows(results), out, notes=[note for result in results for note in result.notes])
+    show(results, notes=[note for result in results for note in result.notes])
 
 
 @app.command()
@@ -47,13 +46,11 @@ def data(
 
     Images in memory are compared as a fraction of a PGD-10 update, decoding by images per second and processor.
     """
-    from robustcli.bench.cost_tables import data_rows, describe_decoding
     from robustcli.bench.data import bench_data
 
     with _measuring("the input pipeline"):
-        result = bench_data(batch_size, rounds, device)
-    show([result], data_rows([result]), out)
-    typer.echo(describe_decoding([result]))
+        results = kept([bench_data(batch_size, rounds, device)], out)
+    show(results)
 
 
 @app.command()
@@ -74,12 +71,10 @@ def architectures(
     multiply-accumulates per second in every round.
     """
     from robustcli.bench.architectures import bench_architectures
-    from robustcli.bench.cost_tables import architecture_rows, describe_architectures
 
     with _measuring("architectures"):
-        result = bench_architectures(tuple(architecture or ()), batch_size, rounds, device)
-    show([result], architecture_rows([result]), out)
-    typer.echo(describe_architectures([result]))
+        results = kept([bench_architectures(tuple(architecture or ()), batch_size, rounds, device)], out)
+    show(results)
 
 
 @app.command()
@@ -91,13 +86,11 @@ def scaling(
     out: Out = None,
 ) -> None:
     """Benchmark how the cost of an update grows with batch size, attack steps, width and processes."""
-    from robustcli.bench.cost_tables import describe_scaling, scaling_rows
     from robustcli.bench.scaling import bench_scaling
 
     with _measuring("updates over batch, steps, width and processes"):
-        result = bench_scaling(architecture, rounds, workers, device)
-    show([result], scaling_rows([result]), out)
-    typer.echo(describe_scaling([result]))
+        results = kept([bench_scaling(architecture, rounds, workers, device)], out)
+    show(results)
 
 
 @contextmanager

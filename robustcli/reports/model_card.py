@@ -1,9 +1,10 @@
 """Model card of a run: what it is, its numbers with verdicts, how to use it, and every digest."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from robustcli.evaluation.wording import warning_lines
 from robustcli.reports.results import cells_of
+from robustcli.reports.tables import markdown_table
 from robustcli.specs.check import to_plain
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import to_yaml
@@ -26,14 +27,12 @@ def model_card(
         f"# {spec.name}",
         _about(spec, results),
         "## Robustness",
-        "\n".join(_table(results)),
+        _table(results),
         "\n".join(f"- {line}" for line in warning_lines(results.evaluations)),
         "## Use",
         _use(name),
         "## Digests",
-        "\n".join(
-            ["| | SHA-256 |", "| --- | --- |", *(f"| {title} | `{value}` |" for title, value in digests.items())]
-        ),
+        markdown_table(("", "SHA-256"), ((title, f"`{value}`") for title, value in digests.items())).rstrip(),
         "## Environment",
         _environment(session),
         "## Spec",
@@ -65,12 +64,13 @@ def _about(spec: ExperimentSpec, results: RunResults) -> str:
     )
 
 
-def _table(results: RunResults) -> Iterator[str]:
-    yield "| evaluation | threat | images | clean % | robust % [95 %] | verdict |"
-    yield "| --- | --- | ---: | ---: | ---: | --- |"
+def _table(results: RunResults) -> str:
+    columns = ("evaluation", "threat", "images", "clean %", "robust % [95 %]", "verdict")
+    rows = []
     for key, found in results.evaluations.items():
         name, threat, *rest = cells_of(results, key)
-        yield f"| {' | '.join((name, threat, f'{found.total:,}', *rest))} |"
+        rows.append((name, threat, f"{found.total:,}", *rest))
+    return markdown_table(columns, rows, numbers=columns[2:5]).rstrip()
 
 
 def _use(name: str) -> str:

@@ -1,7 +1,8 @@
 """The index of shipped experiments as Markdown."""
 
-from collections.abc import Iterator
+from itertools import groupby
 
+from robustcli.reports.tables import markdown_table
 from robustcli.specs import experiments
 from robustcli.specs.settings import Claim
 from robustcli.specs.spec import ExperimentSpec
@@ -12,19 +13,14 @@ BLOCK = "recipes"
 
 def recipe_index() -> str:
     """Return one Markdown table per folder of shipped experiments: purpose, published claim and source."""
-    return "\n".join(_tables())
+    columns = ("experiment", "what it does", "published result", "source")
+    folders = groupby((*experiments.names(), *experiments.sweeps()), key=lambda name: name.partition("/")[0])
+    return "".join(f"\n### {folder}\n\n{markdown_table(columns, map(_cells, names))}" for folder, names in folders)
 
 
-def _tables() -> Iterator[str]:
-    folder = None
-    for name in (*experiments.names(), *experiments.sweeps()):
-        if folder != (folder := name.partition("/")[0]):
-            yield f"\n### {folder}\n"
-            yield "| experiment | what it does | published result | source |\n| --- | --- | --- | --- |"
-        claim = None if name in experiments.sweeps() else ExperimentSpec.read(experiments.find(name)).claim
-        cells = (f"[{name}]({name}.yaml)", experiments.summary(name), *_claim_cells(claim))
-        yield f"| {' | '.join(cells)} |"
-    yield ""
+def _cells(name: str) -> tuple[str, ...]:
+    claim = None if name in experiments.sweeps() else ExperimentSpec.read(experiments.find(name)).claim
+    return f"[{name}]({name}.yaml)", experiments.summary(name), *_claim_cells(claim)
 
 
 def _claim_cells(claim: Claim | None) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.wording import accuracies, describe, percent
+from robustcli.reports.tables import markdown_table
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.results import Results, RunResults, read_results
 from robustcli.store.runs import RunFolder
@@ -179,18 +180,21 @@ def markdown(lines: Iterable[Line]) -> str:
     One run shows its accuracy with the 95 % interval over the sampling of the images; several show mean and standard
     deviation over the seeds, and the range. A suspect accuracy is marked.
     """
-    rows = [
-        "| experiment | threat | seeds | evaluation | images | accuracy % | claimed % | device |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for line in lines:
-        claimed = "" if line.claimed is None else percent(line.claimed)
-        seeds = ", ".join(map(str, line.seeds))
-        cells = (line.experiment, line.threat, seeds, line.evaluation, str(line.images), line.text, claimed)
-        # The name of a file may contain the mark between columns.
-        escaped = (cell.replace("|", r"\|") for cell in (*cells, line.device))
-        rows.append(f"| {' | '.join(escaped)} |")
-    return "\n".join(rows) + "\n"
+    columns = ("experiment", "threat", "seeds", "evaluation", "images", "accuracy %", "claimed %", "device")
+    rows = (
+        (
+            line.experiment,
+            line.threat,
+            ", ".join(map(str, line.seeds)),
+            line.evaluation,
+            str(line.images),
+            line.text,
+            "" if line.claimed is None else percent(line.claimed),
+            line.device,
+        )
+        for line in lines
+    )
+    return markdown_table(columns, rows)
 
 
 def csv_text(lines: Sequence[Line]) -> str:

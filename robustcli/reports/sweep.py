@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import compress, zip_longest
 
 from robustcli.evaluation.wording import accuracies, describe
+from robustcli.reports.tables import markdown_table
 from robustcli.store.passes import Passes
 from robustcli.store.sweep_rows import SweepRow
 
@@ -21,8 +22,7 @@ def markdown(rows: Sequence[SweepRow]) -> str:
     shared = [key for key in rows[0].evaluations if all(key in row.evaluations for row in rows)]
     sized = ["parameters", "GFLOPs", "training TFLOPs"] if any(row.macs is not None for row in rows) else []
     titles = ["row", "threat", "epochs", *(f"{key} %" for key in shared), *sized, "passes", "images/s", "best - last"]
-    lines = [titles, ["---"] * len(titles), *(_cells(row, shared, with_size=bool(sized)) for row in rows)]
-    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    table = markdown_table(titles, (_cells(row, shared, with_size=bool(sized)) for row in rows))
     return table + "\n" + "".join(f"- {note}\n" for note in _notes(rows, shared))
 
 

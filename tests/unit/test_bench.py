@@ -28,14 +28,13 @@ from robustcli.bench import quick as quick_bench
 from robustcli.bench import subjects
 from robustcli.bench.autoattack import bench_autoattack, least_of_autoattack, passes_alone
 from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
-from robustcli.bench.quick import autoattack_on_all, bench_quick, describe_quick, quick_rows
+from robustcli.bench.quick import autoattack_on_all, bench_quick
 from robustcli.bench.results.autoattack import OutcomePasses, SpeedBench, SpeedRow
 from robustcli.bench.results.conformance import ConformanceBench
 from robustcli.bench.results.file import parse_benches
 from robustcli.bench.results.quick import FullRow, QuickBench, QuickRow
 from robustcli.bench.results.training import TrainingBench
 from robustcli.bench.subjects import BenchSubject, open_subject
-from robustcli.bench.tables import conformance_rows, describe_conformance, markdown, markdown_of, speed_rows
 from robustcli.bench.train import bench_train
 from robustcli.bench.variants import Request
 from robustcli.cli.progress import Screen
@@ -50,6 +49,10 @@ from robustcli.measuring.counters import peak_bytes, peak_of_update
 from robustcli.measuring.machine import Circumstances, Machine
 from robustcli.measuring.passes import PassesAlone, least_passes, passes_by_kind
 from robustcli.measuring.timing import Spread, Stopwatch, Timed, Timings, measure, speed, verdict
+from robustcli.reports.benchmarks.attacks import speed_rows
+from robustcli.reports.benchmarks.conformance import conformance_rows, describe_conformance, describe_quick, quick_rows
+from robustcli.reports.benchmarks.tables import markdown_of
+from robustcli.reports.tables import markdown_table
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.passes import Passes
 from robustcli.store.provenance import this_session, version_of
@@ -581,10 +584,9 @@ def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> N
     assert broken[1] < survivor[1] / 4
     for name, value in subject.network.state_dict().items():
         assert torch.equal(value, before[name])
-    rows = speed_rows([result])
-    assert len({len(row) for row in rows}) == 1
-    assert rows[-1][3] == "its passes alone"
-    assert "6,912 + 1,900" in rows[-1]
+    *_, limit = speed_rows([result])
+    assert limit["engine"] == "its passes alone"
+    assert limit["passes per survivor"] == "6,912 + 1,900"
     assert parse_benches(json.loads(json.dumps(result.to_json())), "file") == [result], "read as it was written"
 
 
@@ -664,7 +666,7 @@ def test_engines_are_compared_attack_by_attack(digits: Path, quickest: None) -> 
         assert row.native - row.package == difference
         assert row.points == pytest.approx(100 * difference / 24)
         assert row.interval[0] <= row.points <= row.interval[1]
-    assert len(conformance_rows([result])) == 6
+    assert len(list(conformance_rows([result]))) == 5
     some = bench_conformance(subject_of(digits), "fp32", only=["apgd-ce", "fab-t"], runs=2).rows
     assert [(row.part, row.runs) for row in some] == [("apgd-ce", 2), ("fab-t", 1)], "FAB-T draws nothing"
     assert some[0].native >= result.rows[0].native
@@ -692,7 +694,7 @@ def test_quick_evaluations_are_compared_with_autoattack(
     assert [row.seed for row in result.rows] == [0, 1]
     for row in result.rows:
         assert row.interval[0] <= row.estimate <= row.interval[1] <= row.robust / 24
-    assert len(quick_rows([result])) == 3
+    assert len(list(quick_rows([result]))) == 2
     assert parse_benches(result.to_json(), "q.json") == [result]
     assert markdown_of({"q.json": [result]})[0] == "quick evaluation"
 
@@ -756,12 +758,13 @@ def test_runs_are_pairs_of_image_and_noise() -> None:
     assert (row.runs, row.native, row.package, row.points) == (2, 3, 3, 0)
     assert (row.broken_by_native_alone, row.broken_by_package_alone) == ([1], [0])
     bench = ConformanceBench(**vars(HEAD), subject="a", threat="b", images=2, precision="fp32", rows=[row])
-    assert conformance_rows([bench])[1][2:6] == ("2 x 2", "square", "75.0", "75.0")
+    (cells,) = conformance_rows([bench])
+    assert list(cells.values())[2:6] == ["2 x 2", "square", "75.0", "75.0"]
 
 
 def test_tables_are_markdown() -> None:
-    text = markdown([("a", "b"), ("1", "2")])
-    assert text == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    text = markdown_table(("a", "b"), [("1", "2|3")], numbers=("b",))
+    assert text == "| a | b |\n| --- | ---: |\n| 1 | 2\\|3 |\n"
 
 
 def test_stored_results_become_one_table_each() -> None:

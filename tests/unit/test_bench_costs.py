@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,25 +15,15 @@ from torch import Tensor
 
 from robustcli.bench import architectures, data, scaling, variants
 from robustcli.bench.architectures import YARDSTICK, bench_architectures
-from robustcli.bench.cost_tables import (
-    architecture_rows,
-    data_rows,
-    describe_architectures,
-    describe_decoding,
-    describe_scaling,
-    evaluation_rows,
-    scaling_rows,
-)
 from robustcli.bench.data import bench_data
 from robustcli.bench.decoding import bench_decoding
 from robustcli.bench.evaluate import bench_evaluation
-from robustcli.bench.results.common import Bench
+from robustcli.bench.results.bases import Bench
 from robustcli.bench.results.evaluation import EvaluationPasses
 from robustcli.bench.results.file import parse_benches
 from robustcli.bench.results.training import TrainingBench, TrainingDefense, TrainingRow, TrainingSettings
 from robustcli.bench.scaling import bench_scaling, fitted
 from robustcli.bench.subjects import BenchSubject
-from robustcli.bench.tables import markdown_of
 from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import RobustCliError
 from robustcli.measuring import timing
@@ -40,6 +31,16 @@ from robustcli.measuring.machine import Machine
 from robustcli.measuring.network_profile import Profile
 from robustcli.measuring.timing import Spread
 from robustcli.registry.registry import MemberSpec
+from robustcli.reports.benchmarks.attacks import evaluation_rows
+from robustcli.reports.benchmarks.costs import (
+    architecture_rows,
+    data_rows,
+    describe_architectures,
+    describe_decoding,
+    describe_scaling,
+    scaling_rows,
+)
+from robustcli.reports.benchmarks.tables import markdown_of
 from robustcli.store.passes import Passes
 from robustcli.store.provenance import this_session
 from robustcli.threat.threat import ThreatModel
@@ -52,8 +53,8 @@ def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_SAMPLE", 0.0)
 
 
-def is_table(rows: list[tuple[str, ...]]) -> bool:
-    return len(rows) > 1 and len({len(row) for row in rows}) == 1
+def is_table(rows: Iterable[dict[str, str]]) -> bool:
+    return len({tuple(row) for row in rows}) == 1
 
 
 def assert_stored(result: Bench, block: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from robustcli.bench import gpu_check
 from robustcli.bench.conformance import Comparison
 from robustcli.bench.gpu_check import Outcome, Sizes, check_gpu
-from robustcli.bench.results.common import Bench
+from robustcli.bench.results.bases import Bench
 from robustcli.bench.results.conformance import ConformanceBench
 from robustcli.cli.progress import Screen
 from robustcli.measuring.machine import circumstances

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from robustcli.bench.results.common import TimedBench
+from robustcli.bench.results.bases import TimedBench
 from robustcli.measuring.timing import Spread
 from robustcli.store.models import Stored
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from robustcli.bench.results.common import Pair, SubjectBench, TimedBench
+from robustcli.bench.results.bases import Pair, SubjectBench, TimedBench
 from robustcli.measuring.timing import Spread
 from robustcli.store.models import Stored
 

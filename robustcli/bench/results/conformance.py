@@ -1,6 +1,6 @@
 """Stored result of `robust bench conformance`."""
 
-from robustcli.bench.results.common import Pair, SubjectBench
+from robustcli.bench.results.bases import Pair, SubjectBench
 from robustcli.store.models import Stored
 
 

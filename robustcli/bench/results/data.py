@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from robustcli.bench.results.common import Row, TimedBench
+from robustcli.bench.results.bases import Row, TimedBench
 from robustcli.measuring.timing import Spread
 from robustcli.store.models import Stored
 

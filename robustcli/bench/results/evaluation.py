@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from robustcli.bench.results.common import SubjectBench, TimedBench, TimedRow
+from robustcli.bench.results.bases import SubjectBench, TimedBench, TimedRow
 from robustcli.store.models import Stored
 
 

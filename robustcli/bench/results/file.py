@@ -5,7 +5,7 @@ from typing import Any
 
 from robustcli.bench.results.architectures import ArchitectureBench
 from robustcli.bench.results.autoattack import SpeedBench
-from robustcli.bench.results.common import Bench
+from robustcli.bench.results.bases import Bench
 from robustcli.bench.results.conformance import ConformanceBench
 from robustcli.bench.results.data import DataBench
 from robustcli.bench.results.evaluation import EvaluationBench

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from robustcli.bench.results.common import Pair, SubjectBench
+from robustcli.bench.results.bases import Pair, SubjectBench
 from robustcli.store.models import Stored
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from robustcli.bench.results.common import TimedBench
+from robustcli.bench.results.bases import TimedBench
 from robustcli.measuring.timing import Spread
 from robustcli.store.models import Stored
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from robustcli.bench.results.common import Bench, TimedRow
+from robustcli.bench.results.bases import Bench, TimedRow
 from robustcli.store.models import Stored
 from robustcli.store.passes import Passes
 

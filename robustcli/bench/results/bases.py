@@ -1,4 +1,4 @@
-"""Bases of the results of all benchmarks."""
+"""Base classes of the stored results of all benchmarks, and of their rows."""
 
 from typing import Annotated, ClassVar
 
@@ -44,6 +44,11 @@ class Row(Stored):
     name: str
     ratio: Spread | None = None
     verdict: str | None = None
+
+    @property
+    def ratio_text(self) -> str:
+        """Median, minimum and maximum of the ratio; "" for ours."""
+        return "" if self.ratio is None else str(self.ratio)
 
 
 class TimedRow(Row):

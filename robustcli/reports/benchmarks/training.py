@@ -1,10 +1,9 @@
-"""Tables of `robust bench train`."""
+"""Tables and sentences of `robust bench train`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from robustcli.bench.cost_tables import Rows, shown
 from robustcli.bench.results.training import TrainingBench, TrainingDefense, TrainingSettings
 from robustcli.measuring.timing import AGAIN, ALONE
 
@@ -12,37 +11,33 @@ from robustcli.measuring.timing import AGAIN, ALONE
 _EPOCH = 50_000
 
 
-def training_rows(benches: Sequence[TrainingBench]) -> Rows:
-    """Return the table for a README: one row per update and implementation."""
+def training_rows(benches: Sequence[TrainingBench]) -> Iterator[dict[str, str]]:
+    """Yield the rows for a README: one per update and implementation."""
     is_gpu = any(bench.settings.clock == "wall" for bench in benches)
-    epoch = ("s per 50,000 images",) if is_gpu else ()
-    rows: Rows = [("network", "batch", "update", "by", "passes", "images/s", *epoch, "peak MB", "time / limit",
-                   "our speed / this row's: median (min-max)", "ours is")]  # fmt: skip
     for bench in benches:
         for name, found in bench.defenses.items():
             ours, *others = found.rows
             of = {row.name: row for row in others}
             # Our row shows the run-to-run variation and the verdict on the limit, which have no rows.
-            said = {ours.name: (f"again {shown(of[AGAIN].ratio)}", f"compared with the limit: {of[ALONE].verdict}")}
+            said = {ours.name: (f"again {of[AGAIN].ratio_text}", f"compared with the limit: {of[ALONE].verdict}")}
             for row in found.rows:
                 if row.name in (AGAIN, ALONE):
                     continue
+                ratio, verdict = said.get(row.name, (row.ratio_text, row.verdict or ""))
                 speed = row.images_per_second
-                rows.append(
-                    (
-                        _network(bench.settings),
-                        str(bench.settings.batch_size),
-                        bench.settings.method(name),
-                        row.name,
-                        str(row.passes),
-                        f"{speed:.1f}",
-                        *([f"{_EPOCH / speed:.1f}"] if is_gpu else []),
-                        row.peak,
-                        str(row.over_limit),
-                        *said.get(row.name, (shown(row.ratio), row.verdict or "")),
-                    )
-                )
-    return rows
+                yield {
+                    "network": _network(bench.settings),
+                    "batch": str(bench.settings.batch_size),
+                    "update": bench.settings.method(name),
+                    "by": row.name,
+                    "passes": str(row.passes),
+                    "images/s": f"{speed:.1f}",
+                    **({"s per 50,000 images": f"{_EPOCH / speed:.1f}"} if is_gpu else {}),
+                    "peak MB": row.peak,
+                    "time / limit": str(row.over_limit),
+                    "our speed / this row's: median (min-max)": ratio,
+                    "ours is": verdict,
+                }
 
 
 def _network(settings: TrainingSettings) -> str:
@@ -61,29 +56,24 @@ def terminal_table(name: str, result: TrainingDefense, settings: TrainingSetting
         "channels_last" if settings.channels_last else "plain format",
         *(["compiled"] if settings.compile else []),
     ]
+    rows = [
+        {
+            "": row.name,
+            "passes": str(row.passes),
+            "images/s": f"{row.images_per_second:.1f}",
+            "s per update": f"{row.seconds.median:.4f}",
+            "peak MB": row.peak,
+            "time / limit": str(row.over_limit),
+            "our speed / this row's": row.ratio_text,
+            "ours is": row.verdict or "",
+        }
+        for row in result.rows
+    ]
     table = Table(title=", ".join(parts), title_justify="left")
-    table.add_column("")
-    for column in (
-        "passes",
-        "images/s",
-        "s per update",
-        "peak MB",
-        "time / limit",
-        "our speed / this row's",
-        "ours is",
-    ):
-        table.add_column(column, justify="right")
-    for row in result.rows:
-        table.add_row(
-            row.name,
-            str(row.passes),
-            f"{row.images_per_second:.1f}",
-            f"{row.seconds.median:.4f}",
-            row.peak,
-            str(row.over_limit),
-            shown(row.ratio),
-            row.verdict or "",
-        )
+    for column in rows[0]:
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(*row.values())
     return table
 
 
