@@ -3,17 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
-from robustcli.registry.types import Family
-from robustcli.specs.check import checked
+from robustcli.specs.check import checked_member, choices_of
 from robustcli.specs.renamed import understood
-from robustcli.specs.settings import EvaluateOptions
+from robustcli.specs.settings import EVALUATOR
 
-_EVALUATORS = Family("evaluators", EvaluateOptions)
 # Settings of `transfer_attack` that describe the network on which examples are made.
 _OF_SOURCE = ("source", "architecture", "mean", "std")
 
@@ -41,27 +39,21 @@ def evaluator_of(
         )
     wish = understood({"name": name, **options}, source)
     if wish["name"] in catalog("evaluators"):
-        return _checked(wish, source)
+        return checked_member(EVALUATOR, wish, ("attack",), source)
     if name not in catalog("attacks") and (whole := _evaluator_with_part(name)) is not None:
-        return _checked({**whole, **options}, source)
+        return checked_member(EVALUATOR, {**whole, **options}, ("attack",), source)
     attack = attack_settings(name, options, option=option)
     network = {key: attack.pop(key) for key in _OF_SOURCE if key in attack} if "source" in attack else {}
     wish = {"name": "transfer_attack" if network else "attack", **network}
-    return _checked({**wish, "attack": attack}, source)
+    return checked_member(EVALUATOR, {**wish, "attack": attack}, ("attack",), source)
 
 
 def _evaluator_with_part(name: str) -> dict[str, Any] | None:
     """Return the evaluator with only its part of this name, in the form of a spec; None if no evaluator has one."""
     for evaluator, member in catalog("evaluators").items():
-        if member.parts and name in _choices(member.parameters[member.parts].annotation):
+        if member.parts and name in choices_of(member.parameters[member.parts].annotation):
             return {"name": evaluator, member.parts: [name]}
     return None
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    """Return the values of all Literals in an annotation."""
-    inner = get_args(annotation)
-    return inner if get_origin(annotation) is Literal else tuple(name for part in inner for name in _choices(part))
 
 
 def attack_settings(name: str, options: Mapping[str, Any], *, option: str = "--") -> dict[str, Any]:
@@ -102,8 +94,3 @@ def with_batch_size(choice: MemberSpec, batch_size: int) -> MemberSpec:
     if "batch_size" in parameters:
         parameters["batch_size"] = batch_size
     return replace(choice, parameters=parameters)
-
-
-def _checked(value: Mapping[str, Any], source: str) -> MemberSpec:
-    chosen: MemberSpec = checked(lambda checker: checker.chosen(_EVALUATORS, value, ("attack",)), source)
-    return chosen

@@ -6,10 +6,10 @@ pydantic checks plain values; this module walks the tree of nested members and f
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
@@ -19,10 +19,11 @@ from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import REQUIRED, Parameter, argument_docs
 from robustcli.registry.types import Family, Ratio
+from robustcli.specs.places import Where
 
-Where = tuple[str | int, ...]
 _STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 _FAILED: Any = object()
+_Settings = TypeVar("_Settings")
 
 
 @dataclass
@@ -158,6 +159,26 @@ def checked(check: Callable[[Checker], Any], source: str) -> Any:
     return value
 
 
+def checked_member(family: Family, value: Any, where: Where, source: str) -> MemberSpec:
+    """Return the member that a value names, after checking its settings.
+
+    Raises:
+        SpecError: with all problems; `source` names the origin of the value.
+    """
+    chosen: MemberSpec = checked(lambda checker: checker.chosen(family, value, where), source)
+    return chosen
+
+
+def checked_settings(kind: type[_Settings], value: Any, where: Where, source: str) -> _Settings:
+    """Return the settings dataclass that a mapping describes.
+
+    Raises:
+        SpecError: with all problems; `source` names the origin of the value.
+    """
+    settings: _Settings = checked(lambda checker: checker.settings(kind, value, where), source)
+    return settings
+
+
 def is_sound(value: Any) -> bool:
     """Return True if no value inside a part of a checked spec has failed."""
     if isinstance(value, Mapping):
@@ -197,14 +218,17 @@ def settings_of(kind: type) -> dict[str, Parameter]:
     docs = argument_docs(inspect.getdoc(kind) or "")
     parameters = {}
     for item in fields(kind):
-        default = item.default
-        if callable(item.default_factory):
+        default = REQUIRED if item.default is MISSING else item.default
+        if item.default_factory is not MISSING:
             default = item.default_factory()
-        missing = default.__class__.__name__ == "_MISSING_TYPE"
-        parameters[item.name] = Parameter(
-            item.name, hints[item.name], REQUIRED if missing else default, docs.get(item.name, "")
-        )
+        parameters[item.name] = Parameter(item.name, hints[item.name], default, docs.get(item.name, ""))
     return parameters
+
+
+def choices_of(annotation: Any) -> list[Any]:
+    """Return the values of all Literals in an annotation."""
+    literals = (part for part in _parts(annotation) if typing.get_origin(part) is typing.Literal)
+    return [choice for literal in literals for choice in typing.get_args(literal)]
 
 
 def to_plain(value: Any) -> Any:
@@ -261,7 +285,7 @@ def _word(problem: dict[str, Any], parameter: Parameter) -> str:
     if kind == "string_type":
         return f"{found} is not text; put quotes around it"
     if kind == "literal_error":
-        choices = [str(c) for part in _parts(parameter.annotation) for c in _choices(part)]
+        choices = map(str, choices_of(parameter.annotation))
         return f"{found} is not one of the choices{suggest(str(problem['input']), choices)}"
     if kind == "is_instance_of" and Fraction in _parts(parameter.annotation):
         return f"{found} is not a number or a quotient such as 8/255"
@@ -287,7 +311,3 @@ def _length(annotation: Any) -> str:
 def _example(parameter: Parameter) -> str:
     default = parameter.default
     return f", such as {list(default)}" if isinstance(default, tuple) and default else ""
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()

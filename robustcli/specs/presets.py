@@ -50,14 +50,13 @@ def read_preset(name: str) -> dict[str, Any]:
         RobustCliError: there is none, or it has other keys or values.
     """
     # Reading YAML takes longer than listing names.
-    from robustcli.specs.check import checked
+    from robustcli.specs.check import checked_settings
     from robustcli.specs.yamlfile import read_yaml
 
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else _folder() / f"{name}.yaml"
     if not path.is_file():
         raise RobustCliError(f"--preset: there is no preset '{name}'{suggest(name, names())}")
-    found = read_yaml(path).value
-    preset: Preset = checked(lambda checker: checker.settings(Preset, found, ("preset",)), str(path))
+    preset = checked_settings(Preset, read_yaml(path).value, ("preset",), str(path))
     given = {key: value for key, value in asdict(preset).items() if value is not None}
     return {key: exact_text(value) if key == "eps" else value for key, value in given.items()}
 

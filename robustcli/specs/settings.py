@@ -127,6 +127,12 @@ class EvaluateOptions:
     renamed: ClassVar[Mapping[str, str]] = {"witnesses": "save_examples"}
 
 
+# Families whose members have options in a spec.
+DATASET = Family("datasets", DataOptions)
+ARCHITECTURE = Family("architectures", ArchitectureOptions)
+EVALUATOR = Family("evaluators", EvaluateOptions)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How the weights are trained.

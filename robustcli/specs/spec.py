@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
@@ -16,10 +16,10 @@ from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import Parameter
 from robustcli.registry.types import Family, Ratio, Size
-from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_kind, settings_of, to_plain
+from robustcli.specs.check import Checker, family_of, is_sound, settings_kind, settings_of, to_plain
 from robustcli.specs.guards import findings
 from robustcli.specs.kept_settings import gathered
-from robustcli.specs.places import Level
+from robustcli.specs.places import Level, Where
 from robustcli.specs.renamed import (
     as_written,
     current,
@@ -30,10 +30,10 @@ from robustcli.specs.renamed import (
     understood_defense,
 )
 from robustcli.specs.settings import (
-    ArchitectureOptions,
+    ARCHITECTURE,
+    DATASET,
+    EVALUATOR,
     Claim,
-    DataOptions,
-    EvaluateOptions,
     ThreatSettings,
     TrainSettings,
 )
@@ -66,12 +66,12 @@ class ExperimentSpec:
 
     name: Name
     seed: Size = 0
-    data: Annotated[MemberSpec, Family("datasets", DataOptions)]
-    architecture: Annotated[MemberSpec, Family("architectures", ArchitectureOptions)]
+    data: Annotated[MemberSpec, DATASET]
+    architecture: Annotated[MemberSpec, ARCHITECTURE]
     threat: ThreatSettings
     defense: Annotated[MemberSpec, Family("defenses")]
     train: TrainSettings
-    evaluate: Mapping[str, Annotated[MemberSpec, Family("evaluators", EvaluateOptions)]] = field(default_factory=dict)
+    evaluate: Mapping[str, Annotated[MemberSpec, EVALUATOR]] = field(default_factory=dict)
     claim: Claim | None = None
 
     @classmethod
@@ -229,15 +229,13 @@ def _added(name: str) -> dict[str, Any]:
 
 
 def _check_evaluate(checker: Checker, value: Any) -> dict[str, MemberSpec]:
-    family = family_of(get_args(settings_of(ExperimentSpec)["evaluate"].annotation)[1])
-    assert family is not None
     if not isinstance(value, Mapping):
         checker.problems.append((("evaluate",), "not a mapping of result names to evaluators"))
         return {}
     for key in value:
         if not re.fullmatch(NAME, key):
             checker.problems.append((("evaluate", key), "names of results may contain letters, digits, _ . and - only"))
-    return {key: checker.chosen(family, item, ("evaluate", key)) for key, item in value.items()}
+    return {key: checker.chosen(EVALUATOR, item, ("evaluate", key)) for key, item in value.items()}
 
 
 def overridden(document: Document, overrides: Sequence[str]) -> Document:

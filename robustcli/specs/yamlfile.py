@@ -16,8 +16,7 @@ import yaml
 
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.registry.types import Ratio, exact_text
-
-Path_ = tuple[str | int, ...]
+from robustcli.specs.places import Where
 
 _NULL = re.compile(r"^(?:null|~|)$")
 _BOOL = re.compile(r"^(?:true|false)$")
@@ -43,7 +42,7 @@ class Document:
 
     source: str
     value: Any
-    places: dict[Path_, str]
+    places: dict[Where, str]
 
 
 def read_yaml(path: Path) -> Document:
@@ -66,7 +65,7 @@ def read_yaml(path: Path) -> Document:
 
 def parse_yaml(text: str, source: str) -> Document:
     """Parse text; `source` is for messages."""
-    places: dict[Path_, str] = {}
+    places: dict[Where, str] = {}
     problems: list[str] = []
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -99,7 +98,7 @@ class _TooLargeError(Exception):
 
 
 def _construct(
-    node: yaml.Node, path: Path_, places: dict[Path_, str], problems: list[str], around: tuple[yaml.Node, ...]
+    node: yaml.Node, path: Where, places: dict[Where, str], problems: list[str], around: tuple[yaml.Node, ...]
 ) -> Any:
     places[path] = f"line {node.start_mark.line + 1}"
     if len(places) > _MOST_VALUES:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from robustcli.errors import suggest
 from robustcli.registry.types import Count, Family
-from robustcli.specs.check import Where
+from robustcli.specs.places import Where
 
 # Prefixes of metrics other than accuracies, and what may follow.
 PREFIXES = ("epochs", "cost", "measure")

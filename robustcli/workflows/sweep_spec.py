@@ -9,8 +9,9 @@ from typing import Any
 from robustcli.errors import RobustCliError, SpecError, suggest
 from robustcli.registry.types import Size
 from robustcli.specs import experiments
-from robustcli.specs.check import Checker, Where, settings_of
+from robustcli.specs.check import Checker, settings_of
 from robustcli.specs.grid import read_grid
+from robustcli.specs.places import Where
 from robustcli.specs.spec import NAME, ExperimentSpec, Name, located, overridden
 from robustcli.specs.yamlfile import Document, read_yaml
 from robustcli.workflows.finding_spec import Finding, Measure, problems_of

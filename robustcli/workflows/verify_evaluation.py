@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -20,9 +19,8 @@ from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluators import Evaluator
 from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
-from robustcli.registry.types import Family
-from robustcli.specs.check import checked
-from robustcli.specs.settings import EvaluateOptions, ThreatSettings
+from robustcli.specs.check import checked_member, checked_settings
+from robustcli.specs.settings import EVALUATOR, ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.evaluations import Evaluation, parse_evaluation
 from robustcli.store.files import read_json
@@ -111,9 +109,8 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Images, y: Tensor, sto
 
 
 def _evaluator_of(result: Evaluation, source: str) -> Evaluator:
-    family = Family("evaluators", EvaluateOptions)
     wish = {"name": result.evaluator, **_with_numbers(result.parameters)}
-    evaluator: Evaluator = instantiate(checked(lambda checker: checker.chosen(family, wish, ("parameters",)), source))
+    evaluator: Evaluator = instantiate(checked_member(EVALUATOR, wish, ("parameters",), source))
     return evaluator
 
 
@@ -135,9 +132,8 @@ def threats_of(result: Evaluation, source: str) -> Threats:
 
 
 def _threat(norm: str, eps: str, source: str) -> ThreatModel:
-    stated = {"norm": norm, "eps": parse_scalar(eps)}
-    settings = checked(lambda checker: checker.settings(ThreatSettings, stated, ()), source)
-    return ThreatModel(settings.norm, Fraction(settings.eps))
+    settings = checked_settings(ThreatSettings, {"norm": norm, "eps": parse_scalar(eps)}, (), source)
+    return ThreatModel(settings.norm, settings.eps)
 
 
 def _of_fingerprint(result: Evaluation, network: nn.Module, x: Images, y: Tensor) -> Iterator[str]:

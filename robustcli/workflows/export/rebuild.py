@@ -8,9 +8,8 @@ from robustcli.architectures import ImageShape, Network
 from robustcli.errors import RobustCliError
 from robustcli.models.build import assembled
 from robustcli.registry.registry import MemberSpec
-from robustcli.registry.types import Family
-from robustcli.specs.check import checked, to_plain
-from robustcli.specs.settings import ArchitectureOptions
+from robustcli.specs.check import checked_member, checked_settings, to_plain
+from robustcli.specs.settings import ARCHITECTURE
 from robustcli.specs.yamlfile import read_yaml, to_yaml
 
 SPEC, WEIGHTS = "network.yaml", "weights.pt"
@@ -45,11 +44,8 @@ def rebuild(folder: Path) -> Network:
     spec = read_yaml(path).value
     if not isinstance(spec, dict) or set(spec) != {"architecture", "shape"}:
         raise RobustCliError(f"{path}: expected only the keys architecture and shape")
-    shape: ImageShape = checked(lambda checker: checker.settings(ImageShape, spec.get("shape"), ("shape",)), str(path))
-    family = Family("architectures", ArchitectureOptions)
-    chosen: MemberSpec = checked(
-        lambda checker: checker.chosen(family, spec.get("architecture"), ("architecture",)), str(path)
-    )
+    shape = checked_settings(ImageShape, spec["shape"], ("shape",), str(path))
+    chosen = checked_member(ARCHITECTURE, spec["architecture"], ("architecture",), str(path))
     # Mean and std, if any, are among the weights.
     network = assembled(chosen, shape, (0.0,) * shape.channels, (1.0,) * shape.channels)
     try:
