@@ -14,10 +14,12 @@ from robustcli.bench.results.architectures import (
     BothSpreads,
     architecture_label,
 )
-from robustcli.bench.variants import SHAPE, new_network, profile_of
+from robustcli.bench.variants import SHAPE
 from robustcli.errors import RobustCliError, suggest
 from robustcli.measuring.machine import circumstances
+from robustcli.measuring.network_profile import profile_of
 from robustcli.measuring.timing import Sample, Spread, Stopwatch, Timed, measure, speed
+from robustcli.models.build import network_for_random_images
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family
@@ -73,7 +75,7 @@ def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, de
     samples: dict[str, Sample] = {}
     # The most expensive first, because it determines the number of repeats.
     for member in sorted(members, key=lambda member: -member.macs):
-        network = new_network(member.chosen).to(device).eval().requires_grad_(False)
+        network = network_for_random_images(member.chosen, SHAPE).to(device).eval().requires_grad_(False)
         samples[f"gradient {member.label}"] = Timed(_gradient(network, x), watch)
         samples[f"forward {member.label}"] = Timed(_forward(network, x), watch)
     seconds = measure(samples, rounds)
@@ -162,7 +164,7 @@ def _sized(name: str) -> _Member:
 def _member(name: str, settings: dict[str, Any]) -> _Member:
     family = Family("architectures", ArchitectureOptions)
     chosen = Checker().chosen(family, {"name": name, **settings}, ("architecture",))
-    parts = profile_of(chosen)
+    parts = profile_of(chosen, SHAPE)
     return _Member(name, chosen, settings, parts.macs, parts.parameters)
 
 

@@ -10,9 +10,10 @@ import torch
 from scipy.stats import theilslopes
 
 from robustcli.bench.results.scaling import ScalingAxis, ScalingBench, ScalingPoint, ScalingSettings
-from robustcli.bench.variants import Request, Variants, choose, profile_of
+from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.bench.worker import Worker, messages
 from robustcli.measuring.machine import circumstances
+from robustcli.measuring.network_profile import profile_of
 from robustcli.measuring.timing import Sample, Spread, Stopwatch, Timed, measure
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
@@ -101,7 +102,7 @@ def _update(request: Request, steps: int) -> Callable[[], object]:
 
 
 def _macs(request: Request) -> float:
-    return profile_of(choose(request)[0]).macs / 1e6
+    return profile_of(choose(request)[0], SHAPE).macs / 1e6
 
 
 def _workers(request: Request, rounds: int, most: int) -> ScalingAxis:

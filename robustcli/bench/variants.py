@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from robustcli.architectures import ImageShape, Network
+from robustcli.architectures import ImageShape
 from robustcli.bench.baselines import torchattacks_step
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.measuring.network_profile import Profile, network_profile
 from robustcli.measuring.passes import PassesAlone, passes_by_kind
-from robustcli.models.build import build_network
+from robustcli.models.build import network_for_random_images
 from robustcli.optimization.progress import Progress
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec, instantiate
@@ -92,18 +91,6 @@ def trainable_defenses() -> list[str]:
     return [name for name, member in catalog("defenses").items() if not member.trains and not member.required]
 
 
-def new_network(architecture: MemberSpec) -> Network:
-    """Return a network for random images."""
-    return build_network(architecture, SHAPE, (0.5,) * SHAPE.channels, (0.25,) * SHAPE.channels)
-
-
-def profile_of(architecture: MemberSpec) -> Profile:
-    """Return the profile of an architecture, without computing outputs."""
-    with torch.device("meta"):
-        network = new_network(architecture)
-    return network_profile(network, SHAPE)
-
-
 class Variants:
     """Steps on one batch; each trains a copy of one network.
 
@@ -126,7 +113,7 @@ class Variants:
         shape = (request.batch_size, SHAPE.channels, SHAPE.height, SHAPE.width)
         self.x = torch.rand(shape, generator=generator).to(self.device)
         self.y = torch.randint(SHAPE.classes, (request.batch_size,), generator=generator).to(self.device)
-        self.network = new_network(architecture).to(self.device).train()
+        self.network = network_for_random_images(architecture, SHAPE).to(self.device).train()
         self.is_last = is_channels_last(self.network, self.settings, self.device)
 
     def passes(self, chosen: MemberSpec) -> Passes:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from robustcli.architectures import ImageShape
-from robustcli.models.build import build_network
+from robustcli.models.build import network_for_random_images
 from robustcli.registry.registry import MemberSpec
 
 # Names of stages at any depth: layer1, layer.0, block1, blocks.0, stages.0.
@@ -67,8 +67,7 @@ class Profile:
 def profile_of(chosen: MemberSpec, shape: ImageShape) -> Profile:
     """Return the profile of the architecture of a spec."""
     with torch.device("meta"):
-        network = build_network(chosen, shape, (0.5,) * shape.channels, (0.25,) * shape.channels)
-        return network_profile(network, shape)
+        return network_profile(network_for_random_images(chosen, shape), shape)
 
 
 def network_profile(network: nn.Module, shape: ImageShape) -> Profile:

@@ -17,7 +17,7 @@ from robustcli.attacks.active_set import no_early_exit
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
-from robustcli.models.build import build_network
+from robustcli.models.build import network_for_random_images
 from robustcli.optimization.progress import Progress
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
@@ -123,7 +123,7 @@ def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
     y = torch.randint(shape.classes, (_COUNTED,), generator=generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build_network(spec.architecture, shape, (0.5,) * shape.channels, (0.25,) * shape.channels).train()
+        network = network_for_random_images(spec.architecture, shape).train()
         defense: Defense = instantiate(spec.defense)
         # Compilation does not change the passes.
         model = TrainingModel(network, replace(spec.train, compile=False), device)

@@ -27,6 +27,11 @@ def build_network(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], 
     return network
 
 
+def network_for_random_images(chosen: MemberSpec, shape: ImageShape) -> Network:
+    """Build the architecture of a spec where no images are at hand, so that any normalization will do."""
+    return build_network(chosen, shape, (0.5,) * shape.channels, (0.25,) * shape.channels)
+
+
 def assembled(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
     """The parts of a network put together; the body is made for the images that the preprocessor returns."""
     normalize = first_layer(chosen.options.normalize, tuple(mean), tuple(std))

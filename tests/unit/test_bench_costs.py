@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustcli.bench import architectures, data, scaling, variants
+from robustcli.architectures import ImageShape
+from robustcli.bench import architectures, data, scaling
 from robustcli.bench.architectures import YARDSTICK, bench_architectures
 from robustcli.bench.data import bench_data
 from robustcli.bench.decoding import bench_decoding
@@ -26,7 +27,7 @@ from robustcli.bench.scaling import bench_scaling, fitted
 from robustcli.bench.subjects import BenchSubject
 from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import RobustCliError
-from robustcli.measuring import timing
+from robustcli.measuring import network_profile, timing
 from robustcli.measuring.machine import Machine
 from robustcli.measuring.network_profile import Profile
 from robustcli.measuring.timing import Spread
@@ -248,9 +249,9 @@ def test_large_architectures_are_made_narrower() -> None:
 
 
 def test_every_layer_and_every_network_around_another_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def profile_of(architecture: MemberSpec) -> Profile:
+    def profile_of(architecture: MemberSpec, shape: ImageShape) -> Profile:
         """Return the profile of the reference, since the others take seconds."""
-        return variants.profile_of(architecture) if architecture.name == YARDSTICK else Profile((), 0)
+        return network_profile.profile_of(architecture, shape) if architecture.name == YARDSTICK else Profile((), 0)
 
     monkeypatch.setattr(architectures, "profile_of", profile_of)
     every = list(architectures._members(()))
