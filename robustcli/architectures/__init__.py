@@ -31,6 +31,11 @@ class ImageShape:
     classes: int
 
     @property
+    def size(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.channels, self.height, self.width
+
+    @property
     def text(self) -> str:
         """Return the shape for a message."""
         return f"{self.channels}x{self.height}x{self.width} images of {self.classes} classes"

@@ -35,7 +35,7 @@ def follow(network: nn.Module, shape: ImageShape) -> Any:
     """Return the output of a network in eval mode for one image on the meta device: only shapes, no computation."""
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     weightless = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
-    image = torch.empty(1, shape.channels, shape.height, shape.width, device="meta")
+    image = torch.empty(1, *shape.size, device="meta")
     network.eval()
     try:
         with torch.no_grad():

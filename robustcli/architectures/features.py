@@ -59,7 +59,7 @@ def show_black_image(network: nn.Module, shape: ImageShape, hooks: Iterable[Remo
     network.eval()
     try:
         with torch.no_grad():
-            network(torch.zeros(1, shape.channels, shape.height, shape.width))
+            network(torch.zeros(1, *shape.size))
     finally:
         network.train(was_training)
         for hook in hooks:

@@ -71,7 +71,7 @@ def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, de
     keep_freed_memory()
     watch = Stopwatch(device)
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand((batch_size, SHAPE.channels, SHAPE.height, SHAPE.width), generator=generator).to(device)
+    x = torch.rand((batch_size, *SHAPE.size), generator=generator).to(device)
     samples: dict[str, Sample] = {}
     # The most expensive first, because it determines the number of repeats.
     for member in sorted(members, key=lambda member: -member.macs):
@@ -82,7 +82,7 @@ def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, de
     timed = [_Timed(each, seconds[f"forward {each.label}"], seconds[f"gradient {each.label}"]) for each in members]
     return ArchitectureBench(
         **vars(circumstances(device)),
-        image=[SHAPE.channels, SHAPE.height, SHAPE.width],
+        image=[*SHAPE.size],
         batch_size=batch_size,
         clock=watch.name,
         rounds=rounds,

@@ -61,7 +61,7 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> DataBench:
     ]
     return DataBench(
         **vars(circumstances(device, ["torchvision"])),
-        image=[SHAPE.channels, SHAPE.height, SHAPE.width],
+        image=[*SHAPE.size],
         batch_size=batch_size,
         clock=watch.name,
         rounds=rounds,
@@ -77,7 +77,7 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> DataBench:
 def _random_data(device: torch.device) -> tuple[Tensor, Data]:
     """Return random images as bytes, and as the data of a training."""
     generator = torch.Generator().manual_seed(0)
-    size = (_IMAGES, SHAPE.channels, SHAPE.height, SHAPE.width)
+    size = (_IMAGES, *SHAPE.size)
     images = torch.randint(256, size, generator=generator, dtype=torch.uint8)
     split = TensorSplit(images, torch.randint(SHAPE.classes, (_IMAGES,), generator=generator))
     source = Source(split, split, [str(name) for name in range(SHAPE.classes)], (0.5,) * 3, (0.25,) * 3)

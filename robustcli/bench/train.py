@@ -47,7 +47,7 @@ def bench_train(request: Request) -> TrainingBench:
             architecture=architecture.parameters | {"name": architecture.name},
             weights=request.weights,
             batch_size=request.batch_size,
-            image=[SHAPE.channels, SHAPE.height, SHAPE.width],
+            image=[*SHAPE.size],
             precision=request.precision,
             channels_last=Variants(request, architecture).is_last,
             compile=request.is_compiled,

@@ -110,7 +110,7 @@ class Variants:
             compile=request.is_compiled,
         )
         generator = torch.Generator().manual_seed(0)
-        shape = (request.batch_size, SHAPE.channels, SHAPE.height, SHAPE.width)
+        shape = (request.batch_size, *SHAPE.size)
         self.x = torch.rand(shape, generator=generator).to(self.device)
         self.y = torch.randint(SHAPE.classes, (request.batch_size,), generator=generator).to(self.device)
         self.network = network_for_random_images(architecture, SHAPE).to(self.device).train()

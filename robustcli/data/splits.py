@@ -226,8 +226,8 @@ class Data:
         labels = part.store.labels[rows.to(part.store.labels.device)]
         if self._labels_by_name is not None:
             labels = self._labels_by_name.to(labels.device)[labels]
-        device, shape = self._levels.device, (self.shape.channels, self.shape.height, self.shape.width)
-        images = Images(part.store.reader(rows), self._pixels, torch.arange(len(rows)), shape, device)
+        device = self._levels.device
+        images = Images(part.store.reader(rows), self._pixels, torch.arange(len(rows)), self.shape.size, device)
         return images, labels.to(device)
 
     def evaluation(self, split: SplitName, count: int | None = None) -> tuple[Tensor, Tensor]:

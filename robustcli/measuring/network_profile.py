@@ -86,7 +86,7 @@ def network_profile(network: nn.Module, shape: ImageShape) -> Profile:
     was_training = network.training
     try:
         with torch.no_grad(), tracker:
-            image = torch.empty(1, shape.channels, shape.height, shape.width, device="meta")
+            image = torch.empty(1, *shape.size, device="meta")
             image.sight = _Sight(1, 1, (shape.height, shape.width))  # type: ignore[attr-defined]
             network.eval()(image)
     finally:

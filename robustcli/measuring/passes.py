@@ -119,7 +119,7 @@ def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
     device = torch.device("cpu")
     noise = StreamNoise.on(device).reseed(0, "passes")
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand((_COUNTED, shape.channels, shape.height, shape.width), generator=generator)
+    x = torch.rand((_COUNTED, *shape.size), generator=generator)
     y = torch.randint(shape.classes, (_COUNTED,), generator=generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

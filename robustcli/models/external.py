@@ -80,7 +80,7 @@ def require_logits(
     Raises:
         RobustCliError: it does not accept such images, or gives other logits.
     """
-    images = torch.full((2, shape.channels, shape.height, shape.width), 0.5, device=device)
+    images = torch.full((2, *shape.size), 0.5, device=device)
     try:
         with torch.no_grad():
             logits: Any = network(images)
