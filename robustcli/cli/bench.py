@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,20 +19,6 @@ app = typer.Typer(
 )
 app.add_typer(bench_parts.app)
 app.add_typer(bench_speedrun.app)
-
-
-class Precision(StrEnum):
-    """Precision of the network's passes."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class SearchPrecision(StrEnum):
-    """Precision of our AutoAttack."""
-
-    fp32 = "fp32"
-    fast = "fast"
 
 
 @app.command()
@@ -64,7 +49,7 @@ def train(
             help="Memory format of images and weights. Default: as training chooses it.",
         ),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Precision of the network's passes.")] = Precision.fp32,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the network's passes.")] = "fp32",
     is_compiled: Annotated[bool, typer.Option("--compile", help="Compile the network, as train.compile does.")] = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -87,7 +72,7 @@ def train(
         defenses=tuple(trainable_defenses() if "all" in names else dict.fromkeys(names)),
         architecture=architecture,
         rounds=rounds,
-        precision=precision.value,
+        precision=precision,
         channels_last="auto" if channels_last is None else channels_last,
         is_compiled=is_compiled,
         device=device,
@@ -152,7 +137,7 @@ def conformance(
     attacks: Annotated[
         str | None, typer.Option(help="Attacks to run, among apgd-ce, apgd-t, fab-t, square. Default: all.")
     ] = None,
-    precision: Annotated[SearchPrecision, typer.Option(help="Precision of our search.")] = SearchPrecision.fp32,
+    precision: Annotated[Literal["fp32", "fast"], typer.Option(help="Precision of our search.")] = "fp32",
     is_quick: Annotated[
         bool,
         typer.Option("--quick", help="Compare the estimate of --attack quick with our AutoAttack on all images."),
@@ -174,7 +159,7 @@ def conformance(
 
     subjects = subjects_of(checkpoints, norm, eps, examples, data, device)
     if is_quick:
-        if attacks is not None or precision != SearchPrecision.fp32:
+        if attacks is not None or precision != "fp32":
             raise RobustCliError("--quick: found --attacks or --precision, which it does not take; remove them")
         show(kept((bench_quick(subject, autoattack_on_all(subject), runs) for subject in subjects), out))
         return
@@ -183,7 +168,7 @@ def conformance(
         if part not in PARTS:
             raise RobustCliError(f"--attacks: there is no '{part}'{suggest(part, PARTS)}")
     only = [part for part in PARTS if part in named]
-    show(kept((bench_conformance(subject, precision.value, runs, only) for subject in subjects), out))
+    show(kept((bench_conformance(subject, precision, runs, only) for subject in subjects), out))
 
 
 @app.command()

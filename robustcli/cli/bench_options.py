@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from robustcli.cli.options import NormName, console
+from robustcli.cli.options import console
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Norm
 
@@ -23,7 +23,7 @@ Rounds = Annotated[int, typer.Option(min=3, help="Number of rounds; everything r
 
 
 def subjects_of(
-    words: list[str], norm: NormName | None, eps: str | None, examples: int, data: str | None, device: str
+    words: list[str], norm: Norm | None, eps: str | None, examples: int, data: str | None, device: str
 ) -> Iterator["BenchSubject"]:
     """Open one checkpoint after the other with the same overrides."""
     from robustcli.bench.subjects import open_subject
@@ -34,8 +34,7 @@ def subjects_of(
         raise RobustCliError("name a checkpoint, such as runs/NAME/.../checkpoints/best.pt")
     for checkpoint in checkpoints:
         typer.echo(f"measuring {checkpoint} ...", err=True)
-        name: Norm | None = norm.value if norm else None
-        yield open_subject(checkpoint, overrides, norm=name, eps=eps, examples=examples, data=data, device=device)
+        yield open_subject(checkpoint, overrides, norm=norm, eps=eps, examples=examples, data=data, device=device)
 
 
 def kept(results: "Iterable[SomeBench]", out: Path | None) -> "list[SomeBench]":

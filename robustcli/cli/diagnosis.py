@@ -68,7 +68,7 @@ def diagnose_network(
         wanted,
         tuple(dict.fromkeys(names or ())),
         eps=eps,
-        norm=norm.value if norm else None,
+        norm=norm,
         examples=examples,
         seed=seed,
         device=device,

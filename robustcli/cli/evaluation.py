@@ -143,7 +143,7 @@ def _asked(options: Mapping[str, Any]) -> _Asked:
         attack=attack,
         options={key: value for key, value in _settings_of(given).items() if value is not None},
         eps=given["eps"],
-        norm=None if given["norm"] is None else str(given["norm"]),
+        norm=given["norm"],
         examples=given["examples"],
         save_examples=given["save_examples"] or given["plot"],
         budget=None if given["budget"] is None else Budget.parse(given["budget"]),

@@ -2,14 +2,14 @@
 
 import json
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from robustcli.cli.torchrun import is_silent
 from robustcli.errors import RobustCliError
+from robustcli.registry.types import Norm
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,22 +18,9 @@ if TYPE_CHECKING:
     from robustcli.store.results import Results
 
 
-class NormName(StrEnum):
-    """Norms by name."""
-
-    linf = "linf"
-    l2 = "l2"
-    l1 = "l1"
-
-
-class FailOnName(StrEnum):
-    """Verdicts that may end a command with exit code 1."""
-
-    suspect = "suspect"
-
-
 FailOn = Annotated[
-    FailOnName | None, typer.Option("--fail-on", help="Exit with code 1 if an evaluation has this verdict.")
+    Literal["suspect"] | None,
+    typer.Option("--fail-on", help="Exit with code 1 if an evaluation has this verdict."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -93,7 +80,7 @@ Eps = Annotated[
     str | None, typer.Option(help="Radius of the threat model, for example 8/255. Default: the value in the spec.")
 ]
 NormOption = Annotated[
-    NormName | None, typer.Option(case_sensitive=False, help="Norm of the threat model. Default: the norm in the spec.")
+    Norm | None, typer.Option(case_sensitive=False, help="Norm of the threat model. Default: the norm in the spec.")
 ]
 Examples = Annotated[int | None, typer.Option("--examples", "-n", min=1, help="Use only the first N test images.")]
 Images = Annotated[str | None, typer.Option(help="Name of a data set, .npz file or folder of images.")]

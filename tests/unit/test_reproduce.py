@@ -5,7 +5,6 @@ from statistics import mean, stdev
 import pytest
 from stored_results import evaluation, run_results
 
-from robustcli.cli.options import FailOnName
 from robustcli.cli.verdicts import require
 from robustcli.errors import CheckFailedError
 from robustcli.store.evaluations import Evaluation
@@ -65,6 +64,6 @@ def test_a_part_of_the_test_images_adds_the_noise_of_their_drawing() -> None:
 def test_only_the_named_verdict_fails() -> None:
     trusted, suspect = (Evaluation.model_validate(evaluation("10", suspicions=why)) for why in ([], ["odd"]))
     require(None, [("pgd", suspect)])
-    require(FailOnName.suspect, [("pgd", trusted)])
+    require("suspect", [("pgd", trusted)])
     with pytest.raises(CheckFailedError, match=r"^aa: the verdict is SUSPECT"):
-        require(FailOnName.suspect, [("pgd", trusted), ("aa", suspect)])
+        require("suspect", [("pgd", trusted), ("aa", suspect)])
