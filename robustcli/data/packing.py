@@ -15,7 +15,7 @@ from robustcli.data.datasets.folder_layout import both_parts, has_train_part, te
 from robustcli.data.datasets.packed import MANIFEST, Manifest, PackedFile, PackedPart, PartName
 from robustcli.errors import RobustCliError
 from robustcli.store.files import file_digest, replacing, write_json
-from robustcli.store.runs import lock_folder
+from robustcli.store.runs import locked
 
 # Maximum bytes of a shard; a single image may be larger.
 SHARD_BYTES = 2 << 30
@@ -50,11 +50,8 @@ def pack(
     else:
         parts["test"], classes = test_part(root, size or 1)
     _require_free(out)
-    lock = lock_folder(out)
-    try:
+    with locked(out):
         return _write(parts, classes, out, size, shard_bytes, progress)
-    finally:
-        lock.release()
 
 
 def _write(

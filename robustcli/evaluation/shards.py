@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcli.errors import InUseError
-from robustcli.store.runs import lock_file
+from robustcli.store.runs import locked
 
 # Largest and smallest number of images per shard, and number of shards in between. They do not depend on the number of
 # processes or on batch sizes, so that others can join.
@@ -55,16 +55,12 @@ class ShardQueue:
                 if done.exists():
                     continue
                 try:
-                    lock = lock_file(done.with_suffix(".lock"))
+                    with locked(self.folder, f"{done.stem}.lock"):
+                        if not done.exists():
+                            yield number, self.count
+                            done.touch()
                 except InUseError:
                     in_use.append(number)
-                    continue
-                try:
-                    if not done.exists():
-                        yield number, self.count
-                        done.touch()
-                finally:
-                    lock.release()
             if len(in_use) == len(left):
                 time.sleep(_PATIENCE)
             left = in_use

@@ -7,7 +7,7 @@ evaluations/ (one file per finished evaluation) and, when everything is done, re
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,18 +240,21 @@ class Run:
         write_results(self.folder.results, results)
 
 
-def lock_folder(path: Path) -> "FileLock":
+@contextmanager
+def locked(folder: Path, name: str = _LOCK) -> Iterator[None]:
+    """Lock a folder, creating it, inside the context; see `lock_folder`."""
+    lock = lock_folder(folder, name)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def lock_folder(folder: Path, name: str = _LOCK) -> "FileLock":
     """Lock a folder, creating it, until the lock is released or this process ends.
 
-    Raises:
-        InUseError: another process has locked it.
-        RobustCliError: its file system has no locks.
-    """
-    return lock_file(path / _LOCK)
-
-
-def lock_file(path: Path) -> "FileLock":
-    """Lock a file, creating it and its folder, until the lock is released or this process ends.
+    Args:
+        name: file name of the lock; locks of other names lock other parts of the folder.
 
     Raises:
         InUseError: another process has locked it.
@@ -260,14 +263,14 @@ def lock_file(path: Path) -> "FileLock":
     # Imported here, because commands that only read runs need no locks.
     from filelock import FileLock, Timeout
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / name)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InUseError(f"{path.parent}: in use by another process") from None
+        raise InUseError(f"{folder}: in use by another process") from None
     except NotImplementedError as error:
-        raise RobustCliError(f"{path.parent}: this file system has no locks; choose another folder") from error
+        raise RobustCliError(f"{folder}: this file system has no locks; choose another folder") from error
     return lock
 
 

@@ -34,7 +34,7 @@ from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import RESULTS, chained
 from robustcli.store.files import own_mark
 from robustcli.store.results import SCHEMA, EvalResults, ModelRequest, read_results, write_results
-from robustcli.store.runs import RunFolder, lock_folder
+from robustcli.store.runs import RunFolder, locked
 from robustcli.workflows.budget import Budget, attack_with_length, within_budget
 
 # Number of clean images for comparing a network with the one of a stored result.
@@ -112,8 +112,7 @@ def _assess(
             tell(text)
         return case.finish(watcher), case.folder.path
     # The first of several processes locks the folder for all of them.
-    lock = lock_folder(case.folder.path)
-    try:
+    with locked(case.folder.path):
         if request.fresh:
             case.forget()
             ranks.wait()
@@ -125,8 +124,6 @@ def _assess(
         elif request.workers > 1 and not case.folder.is_finished:
             in_processes(assess_share, request, request.workers)
         return case.finish(watcher), case.folder.path
-    finally:
-        lock.release()
 
 
 def require_sound(request: Request) -> None:

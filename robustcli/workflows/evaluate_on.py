@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from robustcli.errors import InUseError, RobustCliError
 from robustcli.evaluation.watcher import Watching
 from robustcli.runtime.device import choose_device
 from robustcli.store.results import EvalResults, read_results
-from robustcli.store.runs import RunFolder, lock_folder
+from robustcli.store.runs import RunFolder, locked
 from robustcli.workflows.engines import Answer, Engine, Needs, Task
 from robustcli.workflows.evaluate import Lines, Request, case_of, require_sound
 
@@ -77,13 +78,7 @@ def work_on(request: Request, watching: Watching) -> tuple[Path, list[str]]:
     if case.is_complete:
         return case.folder.path, list(case.stored())
     case.run_shards(None if request.quiet else Lines())
-    try:
-        lock = lock_folder(case.folder.path)
-    except InUseError:
-        return case.folder.path, []
-    try:
-        with watching() as watcher:
-            case.finish(watcher)
-    finally:
-        lock.release()
+    # If another worker holds the lock, it stores the results.
+    with suppress(InUseError), locked(case.folder.path), watching() as watcher:
+        case.finish(watcher)
     return case.folder.path, []

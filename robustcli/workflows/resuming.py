@@ -1,7 +1,7 @@
 """`robust train --resume` without a run of this spec: continue a shorter run, or report existing runs."""
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import files
 from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.provenance import read_provenance
-from robustcli.store.runs import RunFolder, differences, folder_of, lock_folder
+from robustcli.store.runs import RunFolder, differences, folder_of, locked
 from robustcli.training.collapse import has_collapsed
 
 _MOST = 3
@@ -100,10 +100,9 @@ def _spanning(spec: ExperimentSpec) -> Iterator[tuple[Where, MemberSpec]]:
 
 def _copy(shorter: _Shorter, folder: RunFolder, spec: ExperimentSpec) -> None:
     """Copy the progress of the shorter run to the folder of the longer one; the spec comes last and makes it valid."""
-    lock = lock_folder(folder.path)
     # A finished run does not change, and its folder may be read-only.
-    other = None if shorter.folder.is_finished else lock_folder(shorter.folder.path)
-    try:
+    other = nullcontext() if shorter.folder.is_finished else locked(shorter.folder.path)
+    with locked(folder.path), other:
         known = read_provenance(shorter.folder.provenance)
         origin = f"{shorter.folder.path} (train.epochs {shorter.epochs}, {shorter.updates} updates)"
         files.write_json(folder.provenance, known.model_copy(update={"continued_from": origin}).to_json())
@@ -118,10 +117,6 @@ def _copy(shorter: _Shorter, folder: RunFolder, spec: ExperimentSpec) -> None:
                 training = training.model_copy(update={"collapsed_at": None})
             checkpoint.model_copy(update={"spec": spec.to_yaml(), "training": training}).write(target)
         files.write_text(folder.spec, spec.to_yaml())
-    finally:
-        if other is not None:
-            other.release()
-        lock.release()
 
 
 def _what_is_there(folder: RunFolder, spec: ExperimentSpec) -> str:
