@@ -1,7 +1,6 @@
 """`robust train`: spec -> components -> training -> evaluations -> stored results."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -68,7 +67,7 @@ def _run_experiment(
         # Without a lock, because the folder may be read-only.
         ranks.from_first(lambda: check_same(found, spec, resume=resume))
         return found
-    run = _SharedRun.open(root, spec, resume=resume)
+    run = _open(root, spec, resume=resume)
     try:
         if ranks.from_first(lambda: found.is_finished):
             run.close()
@@ -88,7 +87,7 @@ def _run_experiment(
             described = DataRecord(
                 digest=data.digest, sizes=data.sizes, decode=data.decode, extra_digest=data.extra_digest
             )
-            run.begin(describe_device(device), described)
+            ranks.from_first(lambda: run.begin(describe_device(device), described))
             if ranks.world() > 1:
                 run.note(processes=ranks.world(), backend=ranks.backend(device.type))
             _train(spec, defense, data, device, run, watcher, stop)
@@ -119,7 +118,7 @@ def _train(
     defense: Defense,
     data: Data,
     device: torch.device,
-    run: "_SharedRun",
+    run: Run,
     watcher: Watcher,
     stop: StopRequest,
 ) -> None:
@@ -144,9 +143,9 @@ def _train(
         if ranks.from_first(run.folder.last.exists):
             saver.reload(run.folder.last)
             if not training.is_over:
-                run.keep_epochs(training.updates // loop.steps_per_epoch)
+                ranks.from_first(lambda: run.folder.keep_epochs(training.updates // loop.steps_per_epoch))
         else:
-            run.keep_epochs(0)
+            ranks.from_first(lambda: run.folder.keep_epochs(0))
             saver.save(training.network, True, CheckRecord())
         # After epochs that will be repeated were dropped.
         logs = LiveLogs(spec.train.log if ranks.is_first() else (), run.folder, spec.to_plain())
@@ -204,47 +203,27 @@ def _results(spec: ExperimentSpec, network: nn.Module, folder: RunFolder) -> Run
     return chained(folder.path, results, weights_digest(network))
 
 
-@dataclass(frozen=True)
-class _SharedRun:
-    """A run of one or several processes, of which the first one holds the lock and writes.
+class _Follower(Run):
+    """The run in the other processes of torchrun, for which the first one holds the lock and writes."""
 
-    Args:
-        run: the open run in the first process, None in the others.
-    """
-
-    folder: RunFolder
-    run: Run | None
-
-    @classmethod
-    def open(cls, root: Path, spec: ExperimentSpec, *, resume: bool) -> "_SharedRun":
-        opened: list[Run] = []
-        ranks.from_first(lambda: opened.append(Run.open(root, spec, resume=resume)))
-        return cls(folder_of(root, spec), opened[0] if opened else None)
+    def __init__(self, folder: RunFolder, spec: ExperimentSpec) -> None:
+        self.folder, self.spec = folder, spec
 
     def close(self) -> None:
-        if self.run is not None:
-            self.run.close()
+        pass
 
     def abandon(self) -> None:
-        if self.run is not None:
-            self.run.abandon()
-
-    def begin(self, device: str, data: DataRecord) -> None:
-        """Record a session."""
-        ranks.from_first(lambda: None if self.run is None else self.run.begin(device, data))
+        pass
 
     def note(self, **facts: Any) -> None:
-        if self.run is not None:
-            self.run.note(**facts)
+        pass
 
     def log(self, record: Record) -> None:
-        if self.run is not None:
-            self.run.log(record)
+        pass
 
-    def keep_epochs(self, count: int) -> None:
-        if self.run is not None:
-            self.folder.keep_epochs(count)
 
-    def finish(self, results: RunResults) -> None:
-        if self.run is not None:
-            self.run.finish(results)
+def _open(root: Path, spec: ExperimentSpec, *, resume: bool) -> Run:
+    """Open the run in the first process, and follow it in the others."""
+    opened: list[Run] = []
+    ranks.from_first(lambda: opened.append(Run.open(root, spec, resume=resume)))
+    return opened[0] if opened else _Follower(folder_of(root, spec), spec)
