@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from robustcli.architectures import Normalize, Standardize
 from robustcli.architectures.convnorm import PreconditionedConv2d
@@ -21,6 +22,7 @@ from robustcli.architectures.induced_norms import (
     row_and_column_sums,
     there_and_back,
 )
+from robustcli.architectures.plain import LargestPixel
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.registry.types import Count
 from robustcli.threat.noise import IndexedNoise, derive
@@ -31,8 +33,13 @@ _TINY = 1e-30
 # Largest number of entries of a matrix whose singular values are computed.
 _DENSE = 2**18
 _NORMS = ("l1", "linf", "spectral")
-# Layers whose kernel is not the matrix they multiply by, and layers without weights that can increase distances.
-_OTHERS = (PreconditionedConv2d, SpectralPool, nn.Upsample)
+# Layers whose kernel is not the matrix they multiply by, and layers that can increase distances without weights.
+_OTHERS = (
+    *(PreconditionedConv2d, SpectralPool, Standardize, nn.Upsample),
+    *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, _InstanceNorm),
+    # Their slopes are at most 1.10, 1.13, 1.09 and 1.5.
+    *(nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish),
+)
 
 
 @DIAGNOSTICS.register("layer_norms", smoke={"iterations": 5})
@@ -47,7 +54,7 @@ class LayerNorms:
     logits can move if the network is a chain of these layers and of layers with norm at most 1, such as ReLU; for a
     network with branches it is only a rough scale. It is left out if it overflows, or if there are layers with another
     form, which are listed: weights that are not the layer's matrix (preconditioned convolutions), or no weights but a
-    norm above 1 (upsampling and spectral pooling).
+    norm above 1 (upsampling, spectral pooling, overlapping max pools, group norms, SiLU and GELU).
 
     Args:
         iterations: power iterations; each costs a forward and a backward of one layer.
@@ -63,7 +70,7 @@ class LayerNorms:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
         modules = dict(model.named_modules())
-        whole = [name for name, module in modules.items() if isinstance(module, _OTHERS)]
+        whole = [name for name, module in modules.items() if isinstance(module, _OTHERS) or _overlaps(module)]
         # The parts of such a layer are not the matrix it multiplies by.
         inside = {name for other in whole for name in modules if name.startswith(f"{other}." if other else "")}
         inside -= set(whole)
@@ -133,7 +140,19 @@ def _is_known(module: nn.Module) -> bool:
 
 def _has_weights(module: nn.Module) -> bool:
     """Return whether the module itself has parameters or buffers (some layers keep their factors in buffers)."""
-    return isinstance(module, Standardize) or bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
+    return bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
+
+
+def _overlaps(module: nn.Module) -> bool:
+    """Return whether the module is a max pool that may return a pixel several times."""
+    if isinstance(module, LargestPixel):
+        return module.stride < 2
+    if not isinstance(module, nn.MaxPool2d):
+        return False
+    kernel, stride = (
+        2 * (sides,) if isinstance(sides, int) else sides for sides in (module.kernel_size, module.stride)
+    )
+    return any(side > step for side, step in zip(kernel, stride, strict=True))
 
 
 def _scale(module: Normalize | _BatchNorm) -> Tensor:

@@ -15,6 +15,7 @@ from robustcli.architectures.convnorm import PreconditionedConv2d
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.downsampling import SpectralPool
 from robustcli.architectures.induced_norms import dense_matrix, map_of, output_count, row_and_column_sums, taps_of_norm
+from robustcli.architectures.plain import LargestPixel
 from robustcli.contracts.networks import drawn_from
 from robustcli.diagnostics.layer_norms import LayerNorms
 from robustcli.threat.noise import IndexedNoise
@@ -167,12 +168,25 @@ class Doubling(nn.Linear):
         # Lengthen differences without weights: in linf up to 2.1 times, and in l2 twice.
         (nn.Sequential(nn.Conv2d(1, 1, 1), SpectralPool(windowed=False)), "1 (SpectralPool)"),
         (nn.Sequential(nn.Upsample(scale_factor=2)), "0 (Upsample)"),
+        (nn.Sequential(nn.Conv2d(1, 2, 1), nn.GroupNorm(1, 2, affine=False)), "1 (GroupNorm)"),
+        (nn.Sequential(nn.InstanceNorm2d(1)), "0 (InstanceNorm2d)"),
+        (nn.Sequential(nn.SiLU()), "0 (SiLU)"),
+        (nn.Sequential(nn.MaxPool2d(3, 2)), "0 (MaxPool2d)"),
+        (nn.Sequential(LargestPixel(1)), "0 (LargestPixel)"),
     ],
 )
 def test_without_a_norm_for_every_layer_there_is_no_product(model: nn.Module, other: str) -> None:
     found = looked_at(model, torch.rand(1, 1, 6, 6), 2)
     assert found["others"] == [other]
     assert set(found["products"].values()) == {None}
+
+
+def test_max_pools_that_do_not_overlap_have_norm_1() -> None:
+    found = looked_at(
+        nn.Sequential(nn.MaxPool2d(2), LargestPixel(2), nn.MaxPool2d((1, 2), (2, 2))), torch.rand(1, 1, 8, 8)
+    )
+    assert found["others"] == []
+    assert found["products"] == {"l1": 1, "linf": 1, "spectral": 1}
 
 
 def test_the_product_bounds_what_the_logits_do() -> None:
