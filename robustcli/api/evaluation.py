@@ -9,7 +9,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustcli.api.inputs import Array, Eps, Labels, Model, device_of, images_of, labels_of, module_of, plain, threat_of
+from robustcli.api.inputs import (
+    Array,
+    Eps,
+    Labels,
+    Model,
+    count_of,
+    device_of,
+    images_of,
+    labels_of,
+    module_of,
+    name_of,
+    plain,
+    threat_of,
+)
 from robustcli.attacks.crafting import crafting
 from robustcli.data.loading import load_data, load_test_data
 from robustcli.errors import EvaluationError, RobustCliError
@@ -133,6 +146,11 @@ def attack(
         EvaluationError: the attack left the threat set, or logits are not finite.
     """
     threat, network = threat_of(norm, eps), module_of(model)
+    attack, seed, batch_size = (
+        name_of("attack", attack),
+        count_of("seed", seed, 0),
+        count_of("batch_size", batch_size, 1),
+    )
     if attack in catalog("evaluators"):
         raise RobustCliError(
             f"attack: '{attack}' is an evaluator; use robustcli.evaluate(model, (x, y), attack='{attack}').x_adv"
@@ -192,9 +210,10 @@ def evaluate(
         EvaluationError: the number would be meaningless; the message says why.
     """
     threat, network = threat_of(norm, eps), module_of(model)
-    chosen = evaluator_of(attack, plain(settings), option="", source="robustcli.evaluate")
+    seed = count_of("seed", seed, 0)
+    chosen = evaluator_of(name_of("attack", attack), plain(settings), option="", source="robustcli.evaluate")
     if batch_size is not None:
-        chosen = with_batch_size(chosen, batch_size)
+        chosen = with_batch_size(chosen, count_of("batch_size", batch_size, 1))
     evaluator = instantiate(chosen)
     x, y = _images_and_labels(network, data, examples)
     with crafting(network, "eval"):
@@ -224,17 +243,19 @@ def images(
         RobustCliError: the images cannot be read, or there are fewer.
     """
     chosen, device = named_data(plain(data)), torch.device("cpu")
+    examples = None if examples is None else count_of("examples", examples, 1)
     read = load_test_data(chosen, device) if split == "test" else load_data(chosen, device)
     return read.evaluation(split, examples)
 
 
 def _images_and_labels(network: nn.Module, data: Data, examples: int | None) -> tuple[Tensor, Tensor]:
     """Images and labels on the device of the network."""
+    examples = None if examples is None else count_of("examples", examples, 1)
     if isinstance(data, tuple) and len(data) == 2:
         device = device_of(network, data[0])
         x = images_of(data[0], device)
         y = labels_of(data[1], len(x), device)
-        if examples is not None and not 1 <= examples <= len(x):
+        if examples is not None and examples > len(x):
             raise RobustCliError(f"examples: found {examples}; there are {len(x)} images")
         return x[:examples], y[:examples]
     if not isinstance(data, str | Mapping):

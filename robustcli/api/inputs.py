@@ -1,8 +1,10 @@
 """Check and convert the arguments of the API's functions."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from itertools import chain
+from os import PathLike, fspath
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,6 +75,41 @@ def threat_of(norm: Norm, eps: Eps) -> ThreatModel:
     return ThreatModel(settings.norm, Fraction(settings.eps))
 
 
+def name_of(where: str, value: object) -> str:
+    """Return a name or a path as text.
+
+    Raises:
+        RobustCliError: it is neither.
+    """
+    found = fspath(value) if isinstance(value, str | PathLike) else None
+    if not isinstance(found, str):
+        raise RobustCliError(f"{where}: found {type(value).__name__}; expected a name or a path")
+    return found
+
+
+def count_of(where: str, value: object, least: int) -> int:
+    """Return a whole number.
+
+    Raises:
+        RobustCliError: it is not a whole number, or below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise RobustCliError(f"{where}: found {value!r}; expected a whole number, {least} or more")
+    return int(value)
+
+
+def _tensor_of(value: Tensor | NDArray[Any]) -> Tensor:
+    """Return a tensor, which shares the memory of an array that torch can read as it is.
+
+    Raises:
+        TypeError: an array of a type that torch does not have.
+    """
+    if isinstance(value, Tensor):
+        return value.detach()
+    # Reversed, read-only and foreign arrays are copied.
+    return torch.as_tensor(np.require(value, value.dtype.newbyteorder("="), ["C", "W"]))
+
+
 def images_of(x: object, device: torch.device) -> Tensor:
     """Return images as float32 (n, c, h, w) in [0, 1] on a device.
 
@@ -81,7 +118,10 @@ def images_of(x: object, device: torch.device) -> Tensor:
     """
     if not isinstance(x, np.ndarray | Tensor):
         raise RobustCliError(f"x: found {type(x).__name__}; expected a NumPy array or a tensor (n, c, h, w)")
-    images = torch.as_tensor(x).detach()
+    try:
+        images = _tensor_of(x)
+    except TypeError:
+        raise RobustCliError(f"x: found {x.dtype}; expected floats in [0, 1], or uint8") from None
     if images.dim() != 4 or not len(images):
         raise RobustCliError(f"x: found shape {tuple(images.shape)}; expected (n, c, h, w) with at least one image")
     if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
@@ -110,7 +150,7 @@ def labels_of(y: object, count: int, device: torch.device) -> Tensor:
         RobustCliError: they are not integers, one per image.
     """
     try:
-        labels = y.detach() if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+        labels = _tensor_of(y if isinstance(y, Tensor) else np.asarray(y))
     except (TypeError, ValueError) as error:
         raise RobustCliError(f"y: found {type(y).__name__}; expected class numbers (n,)") from error
     if labels.dim() != 1 or len(labels) != count:
@@ -135,6 +175,9 @@ def plain(value: Any) -> Any:
         number = parse_scalar(value) if "/" in value else None
         return number if isinstance(number, Ratio) else value
     if isinstance(value, float) and not isinstance(value, Ratio):
+        if not math.isfinite(value):
+            # As in a file of YAML, where only finite numbers are numbers.
+            return str(value)
         steps = round(value * _LEVELS)
         # 8 / 255 is the double nearest to the quotient that users mean; 0.1 stays 0.1.
         is_quotient = len(repr(value)) > 10 and steps / _LEVELS == value

@@ -6,9 +6,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from robustcli.api.inputs import name_of
 from robustcli.architectures import ImageShape
+from robustcli.errors import RobustCliError
 from robustcli.models.build import network_of
 from robustcli.models.find import find_model, find_source, normalization_of, read_checkpoint
 from robustcli.models.model import prepared, test_images
@@ -42,19 +45,21 @@ def load(
         weights_key: key of the weights in a file that holds several objects.
         mean, std: normalization of an external network; 0 and 1 mean none.
         data: data set, .npz file or folder with labeled images, on which an unknown normalization is found.
-        image: channels, height and width of the images of an external network. Default: those of `data`, or those it
-            was made for, or 3x32x32.
-        classes: number of classes of an external network. Default: that of its weights.
+        image: channels, height and width of the images of an external network, without `data`. Default: those it was
+            made for, or 3x32x32.
+        classes: number of classes of an external network, without `data`. Default: that of its weights.
         device: cpu, cuda, cuda:i or auto.
 
     Raises:
-        RobustCliError: there is no such network, or its normalization is unknown.
+        RobustCliError: there is no such network, its normalization is unknown, or an argument does not concern it.
     """
     chosen = choose_device(device, "device")
     settings = {"name": architecture} if isinstance(architecture, str) else dict(architecture or {})
+    if settings and "name" not in settings:
+        raise RobustCliError(f"architecture: found {settings} without a name; expected {{'name': ..., settings}}")
     overrides = [f"architecture.{key}={json.dumps(value)}" for key, value in settings.items() if key != "name"]
     request = ModelRequest(
-        text=fspath(model),
+        text=name_of("model", model),
         overrides=tuple(overrides),
         architecture=settings.get("name"),
         weights=None if weights is None else fspath(weights),
@@ -64,6 +69,12 @@ def load(
         data=data,
     )
     found = find_source(request)
+    if isinstance(found, Path) or data is not None:
+        own = {} if data is not None else {"mean": mean, "std": std}
+        given = [name for name, value in {**own, "image": image, "classes": classes}.items() if value is not None]
+        if given:
+            source = "those of the data are used" if data is not None else f"{found} has its own"
+            raise RobustCliError(f"{' and '.join(given)}: {source}; leave out")
     if data is not None:
         named = find_model(request)
         return named.load(test_images(named.defaults, chosen), chosen).network
@@ -80,4 +91,4 @@ def _text(values: float | Sequence[float] | None) -> str | None:
     """Mean or deviation as on a command line."""
     if values is None:
         return None
-    return ",".join(map(str, [values] if isinstance(values, int | float) else values))
+    return ",".join(map(str, np.atleast_1d(values).tolist()))

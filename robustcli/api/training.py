@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import nn
 
-from robustcli.api.inputs import plain
+from robustcli.api.inputs import name_of, plain
 from robustcli.api.models import load
 from robustcli.cli.progress import Screen
 from robustcli.evaluation.wording import interval as interval_text
@@ -111,7 +111,7 @@ def _spec_of(spec: Spec, overrides: Mapping[str, Any]) -> ExperimentSpec:
     if isinstance(spec, Mapping):
         document = Document("the spec", plain(spec), {})
     else:
-        document = read_yaml(experiments.find(fspath(spec)))
+        document = read_yaml(experiments.find(name_of("spec", spec)))
     # A whole part is replaced before its keys, as on the command line.
     paths = {key.replace("__", "."): value for key, value in overrides.items()}
     for path, value in sorted(paths.items(), key=lambda item: item[0].count(".")):

@@ -179,6 +179,11 @@ X, Y = torch.full((3, 1, 8, 8), 0.5), torch.tensor([0, 1, 2])
         ({"x": X[0]}, "shape \\(1, 8, 8\\); expected \\(n, c, h, w\\)"),
         ({"x": X.permute(0, 2, 3, 1)}, "channels last"),
         ({"x": X.tolist()}, "found list; expected a NumPy array or a tensor"),
+        ({"x": X.numpy().astype(object)}, "found object; expected floats in"),
+        ({"seed": "a"}, "seed: found 'a'; expected a whole number, 0 or more"),
+        ({"batch_size": 0}, "batch_size: found 0; expected a whole number, 1 or more"),
+        ({"attack": None}, "attack: found NoneType; expected a name"),
+        ({"eps": float("nan")}, "threat.eps: 'nan' is not a number"),
         ({"x": X.long()}, "expected floats in \\[0, 1\\], or uint8"),
         ({"y": Y[:2]}, "shape \\(2,\\) for 3 images"),
         ({"y": torch.eye(10)[:3]}, "use y.argmax\\(1\\)"),
@@ -200,6 +205,38 @@ def test_wrong_input_of_an_attack_is_one_clear_error(change: dict[str, Any], mes
     arguments = {"model": _network(), "x": X, "y": Y, "norm": "linf", "eps": 0.1, **change}
     with pytest.raises(RobustCliError, match=message):
         robustcli.attack(**arguments)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"seed": "a"}, {"seed": 1.0}, {"examples": 2.0}, {"examples": 0}]
+)
+def test_numbers_of_an_evaluation_are_checked(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(RobustCliError, match=f"{name}: found .*; expected a whole number"):
+        robustcli.evaluate(_network(), (X, Y), norm="linf", eps=0.1, attack="pgd", **settings)
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_torch_cannot_read_are_copied() -> None:
+    x = np.linspace(0, 1, 192, dtype=np.float32).reshape(3, 1, 8, 8)
+    y = np.array([2, 1, 0])
+    held = x.copy()
+    held.flags.writeable = False
+    expected = robustcli.attack(_network(), x, y, norm="linf", eps=0, steps=1)
+    for images, labels in ((x[::-1][::-1].astype(">f4"), y.astype(">i8")), (held, Y.numpy()[::-1])):
+        assert np.array_equal(robustcli.attack(_network(), images, labels, norm="linf", eps=0, steps=1), expected)
+    flipped = robustcli.attack(_network(), x[..., ::-1], y, norm="linf", eps=0, steps=1)
+    assert np.array_equal(flipped, x[..., ::-1])
+
+
+def test_load_refuses_arguments_that_it_would_not_use(run: robustcli.Run) -> None:
+    for given in ({"mean": 0.5, "std": 0.5}, {"image": (1, 8, 8)}, {"classes": 3}):
+        with pytest.raises(RobustCliError, match=rf"^{' and '.join(given)}: .* has its own; leave out"):
+            robustcli.load(run.checkpoint, **given)
+    with pytest.raises(RobustCliError, match="classes: those of the data are used"):
+        robustcli.load(run.checkpoint, data="digits", classes=3)
+    with pytest.raises(RobustCliError, match=r"architecture: found .* without a name"):
+        robustcli.load(run.checkpoint, architecture={"width": 3})
 
 
 def test_images_of_bytes_are_scaled() -> None:
@@ -267,6 +304,12 @@ def test_a_wrong_spec_lists_all_problems() -> None:
 def test_a_missing_file_is_named(call: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(RobustCliError, match=r"nothing\.yaml"):
         call(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("call", [robustcli.load, robustcli.spec])
+def test_what_names_nothing_is_one_clear_error(call: Callable[..., Any]) -> None:
+    with pytest.raises(RobustCliError, match="found NoneType; expected a name or a path"):
+        call(None)
 
 
 def test_a_folder_of_several_runs_lists_them(run: robustcli.Run, tmp_path: Path) -> None:
