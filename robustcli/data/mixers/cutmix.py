@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustcli.data.mixers import MIXERS
 from robustcli.data.mixers.partners import beta, mixed_labels, partners
+from robustcli.data.mixers.squares import is_inside
 from robustcli.data.targets import Labels
 from robustcli.registry.types import NonNegative
 from robustcli.threat.noise import Noise
@@ -37,15 +38,9 @@ class CutMix:
         side = (1 - beta(self.alpha, x, rng)).sqrt()
         center = rng.uniform(torch.empty(2, device=x.device, dtype=torch.float64))
         partner = partners(x, rng)
-        is_box = _is_inside(center[0], side, height)[:, None] & _is_inside(center[1], side, width)
+        rows = is_inside(center[0], (side * height).long(), height)
+        columns = is_inside(center[1], (side * width).long(), width)
+        is_box = rows[:, None] & columns
         # A sum of booleans is exact, so there is only one rounding.
         kept = 1 - is_box.sum(dtype=torch.float64) / (height * width)
         return torch.where(is_box, x[partner], x), mixed_labels(labels, partner, kept, classes, x.dtype)
-
-
-def _is_inside(center: Tensor, side: Tensor, length: int) -> Tensor:
-    """Mask (length,) of the pixels of one axis in the box. Center and side are shares of the length."""
-    pixels = (side * length).long()
-    first = (center * length).long() - pixels // 2
-    pixel = torch.arange(length, device=center.device)
-    return (pixel >= first) & (pixel < first + pixels)
