@@ -70,18 +70,15 @@ def _crop_and_flip(x: Tensor, settings: Augment, chance: Tensor) -> Tensor:
     is_row = (row >= 0) & (row < height)
     is_column = (column >= 0) & (column < width)
     source = row.clamp(0, height - 1)[:, :, None] * width + column.clamp(0, width - 1)[:, None, :]
-    return _gathered(x, source).mul_(_factor(is_row[:, :, None] & is_column[:, None, :], x))
+    is_kept = (is_row[:, :, None] & is_column[:, None, :])[:, None]
+    # A factor in the type of x, because masked_fill is many times slower on a CPU.
+    return _gathered(x, source).mul_(is_kept.to(x.dtype))
 
 
 def _gathered(x: Tensor, source: Tensor) -> Tensor:
     """Return the pixels of x at `source` (n, h, w), which numbers the pixels of a channel."""
     flat = x.flatten(2)
     return flat.gather(2, source.flatten(1)[:, None].expand_as(flat)).view(x.shape)
-
-
-def _factor(is_kept: Tensor, x: Tensor) -> Tensor:
-    # A factor in the type of x, because masked_fill is many times slower on a CPU.
-    return is_kept[:, None].to(x.dtype)
 
 
 def _whole(chance: Tensor, count: int) -> Tensor:

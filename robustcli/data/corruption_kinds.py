@@ -72,7 +72,8 @@ def brightness(x: Images, shift: float, generators: Sequence[Generator]) -> Imag
 
 def saturate(x: Images, constants: tuple[float, float], generators: Sequence[Generator]) -> Images:
     """Map the saturation S in HSV to S a + b; a gray pixel, which has no hue, is treated as red."""
-    _require_color("saturate", x)
+    if x.shape[1] != 3:
+        raise RobustCliError(f"corruption saturate: takes color images (3 channels), not {x.shape[1]}")
     scale, shift = constants
     value = x.max(1, keepdims=True)
     spread = value - x.min(1, keepdims=True)
@@ -160,11 +161,6 @@ def jpeg_compression(x: Images, quality: int, generators: Sequence[Generator]) -
 
 def _bytes(x: Images) -> NDArray[np.uint8]:
     return np.round(x * 255).astype(np.uint8)
-
-
-def _require_color(name: str, x: Images) -> None:
-    if x.shape[1] != 3:
-        raise RobustCliError(f"corruption {name}: takes color images (3 channels), not {x.shape[1]}")
 
 
 KINDS: Mapping[str, Kind] = {

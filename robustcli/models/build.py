@@ -1,12 +1,11 @@
 """Build networks from specs and checkpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from robustcli.architectures import ImageShape, Network, first_layer
 from robustcli.architectures.convnorm import settle_divisors
@@ -68,9 +67,8 @@ def network_of(checkpoint: NetworkCheckpoint, device: torch.device, path: Path) 
         )
     network = build_network(spec.architecture, shape, mean, std)
     own, given = network.state_dict(), checkpoint.weights
-    wrong = sorted(
-        name for name in own.keys() | given.keys() if name not in own or name not in given or _differ(own, given, name)
-    )
+    differs = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
+    wrong = sorted((own.keys() ^ given.keys()) | differs)
     if wrong:
         raise RobustCliError(
             f"{path}: its weights do not fit the network of its spec ({len(wrong)} are missing in one of them or have "
@@ -79,7 +77,3 @@ def network_of(checkpoint: NetworkCheckpoint, device: torch.device, path: Path) 
     require_plain_numbers(given, own, path)
     network.load_state_dict(given)
     return spec, network.to(device).eval()
-
-
-def _differ(one: Mapping[str, Tensor], other: Mapping[str, Tensor], name: str) -> bool:
-    return one[name].shape != other[name].shape

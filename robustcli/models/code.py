@@ -46,7 +46,7 @@ class Code(ModelSource):
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         network = self.function
         if not isinstance(network, nn.Module):
-            takes_classes = _parameters(self.target, self.function)
+            takes_classes = _takes_classes(self.target, self.function)
             with _users_code(f"{self.target}()"):
                 network = self.function(classes=shape.classes) if takes_classes else self.function()
         if not isinstance(network, nn.Module):
@@ -76,7 +76,7 @@ def load_code(target: str, weights: Weights | None) -> Code:
     return Code(target, function, weights)
 
 
-def _parameters(target: str, function: Callable[..., Any]) -> bool:
+def _takes_classes(target: str, function: Callable[..., Any]) -> bool:
     """Return True if a function takes `classes`; other parameters need defaults."""
     try:
         parameters = inspect.signature(function).parameters

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -15,19 +14,6 @@ from robustcli.store.files import file_digest, replacing, write_text
 
 _CHUNK = 2**20
 _SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Downloaded:
-    """A file in the cache.
-
-    Args:
-        path: the file.
-        sha256: its digest, which was recorded when it was downloaded.
-    """
-
-    path: Path
-    sha256: str
 
 
 def folder() -> Path:
@@ -44,10 +30,11 @@ def folder() -> Path:
     return Path(path)
 
 
-def download(url: str, path: Path, name: str) -> Downloaded:
-    """Return the file at `path`, downloaded if it is not there; its SHA-256 is kept next to it and compared later.
+def download(url: str, path: Path, name: str) -> str:
+    """Download a file to `path` if it is not there, and return its SHA-256.
 
-    A file that was copied there is used, and its digest is recorded.
+    The digest is kept next to the file and compared later. A file that was copied there is used, and its digest is
+    recorded.
 
     Args:
         name: name of the model, for messages.
@@ -70,7 +57,7 @@ def download(url: str, path: Path, name: str) -> Downloaded:
             )
     else:
         write_text(record, f"{digest}  {path.name}\n")
-    return Downloaded(path, digest)
+    return digest
 
 
 def _fetch(url: str, path: Path, name: str) -> None:

@@ -83,7 +83,11 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
         notes = (f"{path.name}: objects that are not plain data were skipped unread ({_listed(file.skipped)})",)
     found = dict(_dictionaries(contents, "", _DEPTH))
     # Prefer sets that contain a tensor "weight" over others, such as an optimizer's averages.
-    usual = {place: tensors for place, tensors in found.items() if any(_is_weight(name) for name in tensors)}
+    usual = {
+        place: tensors
+        for place, tensors in found.items()
+        if any(name.rpartition(".")[2] == "weight" for name in tensors)
+    }
     if not found:
         keys = _listed(map(str, contents)) if isinstance(contents, Mapping) else type(contents).__name__
         raise RobustCliError(
@@ -150,10 +154,6 @@ def _not_tensors(contents: Any, place: str) -> list[str]:
             return []
         contents = contents[key]
     return [str(key) for key, item in contents.items() if not isinstance(item, Tensor | Mapping)]
-
-
-def _is_weight(name: str) -> bool:
-    return name.rpartition(".")[2] == "weight"
 
 
 def _listed(names: Any) -> str:

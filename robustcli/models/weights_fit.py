@@ -73,7 +73,10 @@ def filled(network: nn.Module, weights: Weights, name: str) -> LoadedNetwork:
 
 def hint_of(weights: Weights) -> str:
     """Return the end of an error message with the likely architecture, if known."""
-    words = likely_architecture(weights)
+    return _hint(likely_architecture(weights))
+
+
+def _hint(words: str | None) -> str:
     return f"; the names look like those of {words}" if words else ""
 
 
@@ -192,9 +195,7 @@ def _load(network: nn.Module, weights: _Unwrapped, path: Path, name: str) -> lis
                 "of another shape", other, lambda key: f"{key} {_size(found[key])}, expected {_size(expected[key])}"
             ),
         ]
-        words = recognize(found)
-        hint = f"; the names look like those of {words}" if words else ""
-        head = f"{path}: does not fit {name}{hint}"
+        head = f"{path}: does not fit {name}{_hint(recognize(found))}"
         if not missing and not unknown and _is_classifier([(found[key].shape, expected[key].shape) for key in other]):
             theirs, ours = (tensors[other[0]].shape[0] for tensors in (found, expected))
             problems.append(f"so the file knows {theirs} classes, and the data have {ours}")

@@ -85,8 +85,8 @@ def find(name: str, weights: str | None) -> ModelSource | NamedFile:
     entry = entry_of(name)
     title = f"robustbench:{entry.full_name}"
     if weights is None:
-        file = download(entry.url, folder() / "robustbench" / f"{entry.full_name}.pt", title)
-        path, notes = file.path, [f"{file.path.name}: from {entry.url}, SHA-256 {file.sha256}"]
+        path = folder() / "robustbench" / f"{entry.full_name}.pt"
+        notes = [f"{path.name}: from {entry.url}, SHA-256 {download(entry.url, path, title)}"]
     elif Path(weights).is_file():
         path, notes = Path(weights), []
     else:
