@@ -116,13 +116,11 @@ class Timings:
     """Seconds of every round by name, and our code compared with everything else.
 
     Args:
-        ours: name of our code, which gets no ratio and no verdict.
-        again: name of the repetition of our code, which gets no verdict.
+        ours: name of our code, which gets no ratio and no verdict. Its repetition, `AGAIN`, gets no verdict.
     """
 
     seconds: Mapping[str, Sequence[float]]
     ours: str = OURS
-    again: str = AGAIN
 
     def spread(self, name: str, units: float = 1) -> Spread:
         """Return the seconds over rounds, divided by a number of units such as images."""
@@ -134,8 +132,8 @@ class Timings:
 
     def verdict(self, name: str) -> str | None:
         """Return the verdict on the ratio."""
-        ratio, again = self.ratio(name), self.ratio(self.again)
-        return None if ratio is None or again is None or name == self.again else verdict(ratio, again)
+        ratio, again = self.ratio(name), self.ratio(AGAIN)
+        return None if ratio is None or again is None or name == AGAIN else verdict(ratio, again)
 
     def over(self, limit: str, name: str) -> Spread:
         """Return the time as a multiple of the limit's."""
