@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustcli.attacks.surrogate import SurrogateCopy
@@ -23,6 +22,7 @@ from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
+from robustcli.measuring.passes import forward_alone, input_gradient_alone
 from robustcli.measuring.timing import ALONE, Spread, Stopwatch, speed, verdict
 from robustcli.runtime.precision import full_precision
 
@@ -225,23 +225,17 @@ def passes_alone(
 
     def run() -> None:
         for part in chunks(len(subject.x), size):
-            _forward(network, subject.x[part])
+            forward_alone(network, subject.x[part])
         for points, chosen, forwards, gradients in work:
             numbers = chosen.repeat(points)
             for part in chunks(len(numbers), size):
                 x, y = subject.x[numbers[part]], subject.y[numbers[part]]
                 for _ in range(forwards):
-                    _forward(network, x)
+                    forward_alone(network, x)
                 for _ in range(gradients):
-                    x = x.detach().requires_grad_()
-                    torch.autograd.grad(F.cross_entropy(network(x), y, reduction="sum"), x)
+                    input_gradient_alone(network, x, y)
 
     return run
-
-
-def _forward(network: SurrogateCopy, x: Tensor) -> None:
-    with torch.no_grad():
-        network(x)
 
 
 def _warmed_up(subject: BenchSubject, watch: Stopwatch, evaluators: Iterable[AutoAttack]) -> float | None:

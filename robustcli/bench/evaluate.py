@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
@@ -17,7 +16,7 @@ from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks
 from robustcli.evaluators.attack import Attacked
 from robustcli.measuring.counters import peak_bytes
-from robustcli.measuring.passes import passes_by_kind
+from robustcli.measuring.passes import forward_alone, input_gradient_alone, passes_by_kind
 from robustcli.measuring.timing import AGAIN, ALONE, Stopwatch, Timed, Timings, measure
 from robustcli.runtime.precision import full_precision
 
@@ -127,10 +126,8 @@ def _passes_alone(subject: BenchSubject) -> None:
         for part in chunks(len(subject.x), BATCH):
             x, y = subject.x[part], subject.y[part]
             for _ in range(STEPS):
-                x = x.detach().requires_grad_()
-                torch.autograd.grad(F.cross_entropy(subject.network(x), y, reduction="sum"), x)
-            with torch.no_grad():
-                subject.network(x.detach())
+                input_gradient_alone(subject.network, x, y)
+            forward_alone(subject.network, x)
 
 
 def _counted(subject: BenchSubject, way: _Way) -> EvaluationPasses:

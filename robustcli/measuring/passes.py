@@ -153,6 +153,18 @@ def least_passes(defense: str, weights: str) -> Passes | None:
     return Passes(forwards + batches * more[0], images + batches * more[1], batches + batches * more[2])
 
 
+def forward_alone(network: nn.Module, x: Tensor) -> None:
+    """Run one forward pass without a gradient."""
+    with torch.no_grad():
+        network(x)
+
+
+def input_gradient_alone(network: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Run one forward pass and one backward pass to the images."""
+    x = x.detach().requires_grad_()
+    torch.autograd.grad(F.cross_entropy(network(x), y, reduction="sum"), x)
+
+
 class PassesAlone:
     """Run the passes of an update by themselves: without noise, projection and changes of mode.
 
@@ -177,12 +189,10 @@ class PassesAlone:
         self.weight_gradients = _batches(passes.weight_gradients - self.repeats, x, y)
 
     def __call__(self) -> None:
-        with torch.no_grad():
-            for x, _ in self.forwards:
-                self.held(x)
+        for x, _ in self.forwards:
+            forward_alone(self.held, x)
         for x, y in self.input_gradients:
-            x = x.detach().requires_grad_()
-            torch.autograd.grad(F.cross_entropy(self.held(x), y, reduction="sum"), x)
+            input_gradient_alone(self.held, x, y)
         self.optimizer.zero_grad()
         for number, (x, y) in enumerate(self.weight_gradients):
             loss = F.cross_entropy(self.trained(x), y)
