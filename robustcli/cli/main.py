@@ -16,23 +16,29 @@ from typing import Annotated
 import typer
 
 from robustcli import __version__
-from robustcli.cli import bench, export, panels, results, sweep
-from robustcli.cli.authoring import app as authoring
-from robustcli.cli.cluster import app as cluster
-from robustcli.cli.diagnosis import app as diagnosis
-from robustcli.cli.doctor import app as doctor
-from robustcli.cli.evaluation import app as evaluation
-from robustcli.cli.examples import app as examples
-from robustcli.cli.explain import app as explain
+from robustcli.cli import (
+    authoring,
+    bench,
+    cluster,
+    diagnosis,
+    doctor,
+    evaluation,
+    examples,
+    explain,
+    export,
+    inspect,
+    members,
+    pack,
+    panels,
+    plan,
+    push,
+    results,
+    specs,
+    sweep,
+    training,
+)
 from robustcli.cli.hints import usual
-from robustcli.cli.inspect import app as inspect
-from robustcli.cli.members import app as members
-from robustcli.cli.pack import app as pack
-from robustcli.cli.plan import app as forecast
-from robustcli.cli.push import app as push
-from robustcli.cli.specs import app as specs
 from robustcli.cli.torchrun import is_silent, refuse_torchrun, which_process
-from robustcli.cli.training import app as training
 from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError, disk_message
 
 PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."
@@ -53,11 +59,11 @@ for commands in (
     evaluation,
     diagnosis,
     inspect,
-    results.app,
+    results,
     examples,
     push,
-    sweep.app,
-    forecast,
+    sweep,
+    plan,
     pack,
     cluster,
     members,
@@ -65,7 +71,7 @@ for commands in (
     doctor,
     authoring,
 ):
-    app.add_typer(commands)
+    app.add_typer(commands.app)
 app.add_typer(bench.app, name="bench", rich_help_panel=panels.HELP)
 app.add_typer(export.app, name="export", rich_help_panel=panels.RESULTS)
 

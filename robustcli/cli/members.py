@@ -61,18 +61,7 @@ def list_members(
     if registry is not None:
         registry = family_named(registry, _LISTS)
     if into is not None:
-        from robustcli.reports.blocks import replace_block
-        from robustcli.reports.finding import BLOCK as FINDINGS
-        from robustcli.reports.finding import finding_index
-        from robustcli.reports.recipes import BLOCK as RECIPES
-        from robustcli.reports.recipes import recipe_index
-
-        if registry == "experiments":
-            replace_block(into, RECIPES, recipe_index())
-        elif registry == "findings":
-            replace_block(into, FINDINGS, finding_index())
-        else:
-            raise RobustCliError("--into: only experiments and findings can be written; see `robust list --help`")
+        _write_index(into, registry)
         return
     from rich.table import Table
 
@@ -80,33 +69,49 @@ def list_members(
     asked = [option for option, value in filters.items() if value is not None]
     if asked and registry != "architectures":
         raise RobustCliError(f"{', '.join(asked)}: supported only by `robust list architectures`")
-    members = _of_file(family) if family is not None else [*catalog("architectures").values()]
+    names = _LISTS if registry is None else (registry,)
+    found = {name: [row for row in _rows(name, family) if _matches(match, *row)] for name in names}
+    if not any(found.values()):
+        raise RobustCliError(f"--match: nothing has '{match}' in its name or description")
     if max_parameters is not None or max_macs is not None:
-        members = [member for member in members if _matches(match, member.name, member.summary)]
-        if not members:
-            raise RobustCliError(f"--match: nothing has '{match}' in its name or description")
+        members = [catalog("architectures")[name] for name, _ in found["architectures"]]
         _list_sizes(members, _amount("--max-parameters", max_parameters), _amount("--max-macs", max_macs))
         return
-    found = 0
-    for name in _LISTS if registry is None else (registry,):
-        if name == "presets":
-            rows = [(known, presets.summary(known)) for known in presets.names()]
-        elif name in ("experiments", "findings"):
-            of_runs = [*experiments.names(), *experiments.sweeps()]
-            shipped = experiments.findings() if name == "findings" else of_runs
-            rows = [(known, experiments.summary(known)) for known in shipped]
-        else:
-            chosen = members if name == "architectures" else catalog(name).values()
-            rows = [(member.name, member.summary) for member in chosen]
+    for name, rows in found.items():
         table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2))
-        rows = [row for row in rows if _matches(match, *row)]
         for row in rows:
             table.add_row(*row)
         if rows or match is None:
             console().print(table)
-        found += len(rows)
-    if not found:
-        raise RobustCliError(f"--match: nothing has '{match}' in its name or description")
+
+
+def _write_index(into: Path, registry: str | None) -> None:
+    """Replace the block of a Markdown file by the table of experiments or of findings."""
+    from robustcli.reports import finding, recipes
+    from robustcli.reports.blocks import replace_block
+
+    if registry == "experiments":
+        replace_block(into, recipes.BLOCK, recipes.recipe_index())
+    elif registry == "findings":
+        replace_block(into, finding.BLOCK, finding.finding_index())
+    else:
+        raise RobustCliError("--into: only experiments and findings can be written; see `robust list --help`")
+
+
+def _rows(name: str, family: str | None) -> list[tuple[str, str]]:
+    """Return name and description of everything in a list.
+
+    Args:
+        family: only the architectures of this file; None means all.
+    """
+    if name == "presets":
+        return [(known, presets.summary(known)) for known in presets.names()]
+    if name in ("experiments", "findings"):
+        of_runs = [*experiments.names(), *experiments.sweeps()]
+        shipped = experiments.findings() if name == "findings" else of_runs
+        return [(known, experiments.summary(known)) for known in shipped]
+    members = catalog(name).values() if family is None else _of_file(family)
+    return [(member.name, member.summary) for member in members]
 
 
 def _matches(match: str | None, *words: str) -> bool:
