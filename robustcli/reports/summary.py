@@ -48,7 +48,8 @@ class Source:
         """Name, with facts about images and training that a reader must know."""
         results, status = self.results, self.results.status
         # JPEG changes accuracies on CIFAR-10 by a point or two.
-        selected = "weights selected on test images" if _is_selected_on_test(results) else ""
+        is_selected_on_test = isinstance(results, RunResults) and results.selection.images == "test"
+        selected = "weights selected on test images" if is_selected_on_test else ""
         parts = (self.variant, results.data.decode, "" if status == "finished" else status, selected)
         asides = [aside for aside in parts if aside]
         return f"{results.name} ({', '.join(asides)})" if asides else results.name
@@ -168,10 +169,6 @@ def _suspicion(group: Sequence[Source], key: str) -> str:
         return ""
     seeds = "" if len(suspect) == len(found) else f" (seed {', '.join(str(source.seed) for source in suspect)})"
     return f" SUSPECT{seeds}"
-
-
-def _is_selected_on_test(results: Results) -> bool:
-    return isinstance(results, RunResults) and results.selection.images == "test"
 
 
 def markdown(lines: Iterable[Line]) -> str:
