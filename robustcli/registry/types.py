@@ -47,6 +47,8 @@ NormLayer = Annotated[
 ]
 # For networks with convolutions that cannot be preconditioned: depthwise, dilated, or padded on one side.
 NormBeside = Annotated[Literal["batch", "group"], Doc("batch or group.")]
+# Names of devices; `cpu:1` would be the same as cpu.
+DEVICE = r"auto|cpu|cuda(:[0-9]{1,3})?"
 Downsample = Annotated[
     Literal["strided", "average", "flc", "asap"],
     Doc("how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution."),

@@ -1,11 +1,13 @@
 """Choose and describe the device."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from robustcli.errors import RobustCliError
+from robustcli.errors import RobustCliError, shortened
+from robustcli.registry.types import DEVICE
 
 
 def choose_device(name: str, where: str = "--device") -> torch.device:
@@ -16,12 +18,9 @@ def choose_device(name: str, where: str = "--device") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RobustCliError(f"{where}: '{name}' is not one of auto, cpu, cuda, cuda:i") from None
-    if device.type not in ("cpu", "cuda"):
-        raise RobustCliError(f"{where}: '{name}' is not one of auto, cpu, cuda, cuda:i")
+    if not re.fullmatch(DEVICE, name):
+        raise RobustCliError(f"{where}: '{shortened(name)}' is not one of auto, cpu, cuda, cuda:i")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RobustCliError(
             f"{where}: '{name}': this machine has {torch.cuda.device_count()} GPUs for torch; write auto"

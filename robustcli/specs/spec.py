@@ -15,7 +15,7 @@ from robustcli.errors import RobustCliError, SpecError, shortened
 from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import Parameter
-from robustcli.registry.types import Family, Ratio, Size
+from robustcli.registry.types import DEVICE, Family, Ratio, Size
 from robustcli.specs.check import Checker, family_of, is_sound, settings_kind, settings_of, to_plain
 from robustcli.specs.guards import findings
 from robustcli.specs.kept_settings import gathered
@@ -126,6 +126,12 @@ class ExperimentSpec:
         resolved["claim"] = (
             checker.settings(Claim, value["claim"], ("claim",)) if value.get("claim") is not None else None
         )
+        device = getattr(resolved.get("train"), "device", "auto")
+        # Stored specs of earlier versions may have others.
+        if not is_stored and not re.fullmatch(DEVICE, device):
+            checker.problems.append(
+                (("train", "device"), f"'{shortened(device)}' is not one of auto, cpu, cuda, cuda:i")
+            )
         sound = {key: part for key, part in resolved.items() if is_sound(part)}
         checker.problems += findings("refuse", sound)
         if not checker.problems:

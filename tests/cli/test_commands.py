@@ -195,6 +195,7 @@ def test_warnings_go_to_the_error_stream(robust: Robust, tiny: Path) -> None:
         (("tiny.yaml", "train.epochs"), ("error: override 'train.epochs': write key.subkey=value",)),
         (("tiny.yaml", "train.epochs=x", "threat.eps=8"), ("error: tiny.yaml: 2 problems", "write 8/255")),
         (("tiny.yaml", "train.device=tpu"), ("train.device: 'tpu' is not one of auto, cpu, cuda, cuda:i",)),
+        (("tiny.yaml", "train.device=cpu:1"), ("train.device: 'cpu:1' is not one of auto, cpu, cuda, cuda:i",)),
         (("tiny.yaml", "train.device=cuda:99"), ("train.device: 'cuda:99': this machine has",)),
         (
             ("tiny.yaml", "data.val_size=5000"),
@@ -621,6 +622,7 @@ def test_images_of_another_shape_are_refused(
         (("--seed", "-1"), ("seed",)),
         (("--batch-size", "0"), ("batch-size",)),
         (("--device", "tpu"), ("--device: 'tpu' is not one of auto, cpu, cuda, cuda:i",)),
+        (("--device", "cpu:1"), ("--device: 'cpu:1' is not one of auto, cpu, cuda, cuda:i",)),
         (("--device", "cuda:99"), ("this machine has",)),
         (("--data", "digitss"), ("'digitss' is not a data set, folder or .npz file; did you mean 'digits'?",)),
         (("--data", "gone.npz"), ("there is no file",)),

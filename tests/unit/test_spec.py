@@ -383,6 +383,16 @@ def test_what_is_no_override_is_refused_with_an_example(base: Path, override: st
         ExperimentSpec.read(base, [override])
 
 
+@pytest.mark.parametrize("device", ["cpu:0", "cpu:1", "mps", "cuda:-1", "CPU", "''"])
+def test_a_device_that_does_not_exist_is_refused_when_the_spec_is_read(base: Path, device: str) -> None:
+    (problem,) = problems(base, f"train.device={device}")
+    assert problem.endswith("is not one of auto, cpu, cuda, cuda:i")
+    stored = ExperimentSpec.read(base).to_yaml().replace("device: auto", f'device: "{device}"')
+    assert ExperimentSpec.parse(stored, "a stored spec").train.device == device
+    for good in ("cpu", "cuda", "cuda:1", "auto"):
+        assert ExperimentSpec.read(base, [f"train.device={good}"]).train.device == good
+
+
 def test_an_override_cannot_enter_a_number(base: Path) -> None:
     with pytest.raises(RobustCliError, match="there is no mapping to set 'x' in"):
         ExperimentSpec.read(base, ["train.epochs.x=3"])
