@@ -9,6 +9,7 @@ from urllib.request import Request, urlopen
 
 from robustcli import __version__
 from robustcli.errors import RobustCliError
+from robustcli.runtime.network import unreachable
 from robustcli.store.file_kinds import other_kind
 from robustcli.store.files import file_digest, replacing, write_text
 
@@ -61,6 +62,8 @@ def download(url: str, path: Path, name: str) -> str:
 
 
 def _fetch(url: str, path: Path, name: str) -> None:
+    if (reason := unreachable(url)) is not None:
+        raise _failure(url, path, name, reason)
     print(f"downloading {name} to {path}", file=sys.stderr)
     request = Request(url, headers={"User-Agent": f"robustcli/{__version__}"})
     try:

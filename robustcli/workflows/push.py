@@ -13,6 +13,7 @@ from robustcli.models.build import network_of
 from robustcli.models.digest import weights_digest
 from robustcli.models.find import checkpoint_in
 from robustcli.models.schemes.hf import hub
+from robustcli.runtime.network import hub_or_its_cache
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.chain import broken_links, chain_of
 from robustcli.store.checkpoint import NetworkCheckpoint
@@ -97,17 +98,19 @@ def push(run: Published, target: str, card: str, *, is_private: bool, tell: Call
         folder = Path(temporary) / "run"
         _write(run, folder, card)
         tell(f"uploading to {target}")
+        reason = None
         try:
-            api = package.HfApi()
-            api.create_repo(repository, exist_ok=True, private=is_private)
-            info = api.upload_folder(
-                repo_id=repository, folder_path=folder, commit_message=f"Add {run.spec.name}, seed {run.spec.seed}"
-            )
+            with hub_or_its_cache() as reason:
+                api = package.HfApi()
+                api.create_repo(repository, exist_ok=True, private=is_private)
+                info = api.upload_folder(
+                    repo_id=repository, folder_path=folder, commit_message=f"Add {run.spec.name}, seed {run.spec.seed}"
+                )
         # The exception for a missing connection depends on the version of the package.
         except Exception as error:
             raise RobustCliError(
-                f"{target}: cannot be uploaded: {in_one_line(error)}; log in with `hf auth login`, or write the files "
-                f"into a folder: robust push {run.folder.path} FOLDER"
+                f"{target}: cannot be uploaded: {reason or in_one_line(error)}; log in with `hf auth login`, or "
+                f"write the files into a folder: robust push {run.folder.path} FOLDER"
             ) from error
     return str(info.commit_url)
 

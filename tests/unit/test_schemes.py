@@ -244,7 +244,7 @@ def test_files_of_the_hub_are_downloaded_into_its_cache(tmp_path: Path) -> None:
         assert "has none of the usual files" in found[names[4]]
         assert "deep/epoch-3.pt" in found[names[4]]
     # The server is gone: files in the cache are used, others are an error.
-    found = loaded(names[1], "hf:org/net/other.pt", "hf:org/unseen", HF_ENDPOINT=address, HF_HUB_OFFLINE="1")
+    found = loaded(names[1], "hf:org/net/other.pt", "hf:org/unseen", HF_ENDPOINT=address)
     assert found[names[1]] == "ExternalNetwork"
     assert "not in the cache, and the Hub cannot be reached" in found["hf:org/net/other.pt"]
     assert "not in the cache, and the Hub cannot be reached" in found["hf:org/unseen"]

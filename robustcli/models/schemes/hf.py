@@ -10,6 +10,7 @@ from typing import Any
 from robustcli.errors import RobustCliError, in_one_line, suggest
 from robustcli.models.schemes import NamedFile, Scheme
 from robustcli.models.source import ModelSource
+from robustcli.runtime.network import hub_or_its_cache
 
 # Files to search in a repository if none is named; `robust push` writes the first one.
 _USUAL = ("checkpoints/best.pt", "best.pt", "model.pt", "model.safetensors", "pytorch_model.bin", "weights.pt")
@@ -51,7 +52,10 @@ def snapshot(name: str) -> Path:
     package = hub(f"hf:{name}")
     errors = importlib.import_module("huggingface_hub.errors")
     try:
-        return Path(package.snapshot_download(repository, revision=revision or None))
+        with hub_or_its_cache() as reason:
+            return Path(package.snapshot_download(repository, revision=revision or None))
+    except errors.LocalEntryNotFoundError as error:
+        raise RobustCliError(_not_here(f"hf:{name}", reason, error)) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise RobustCliError(_NOT_FOUND.format(name=f"hf:{name}")) from error
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
@@ -74,6 +78,13 @@ def _fetch(repository: str, file: str | None, revision: str | None) -> tuple[Pat
     """Return path, name and commit of a file."""
     name = f"hf:{repository}" + (f"/{file}" if file else "")
     package = hub(name)
+    with hub_or_its_cache() as reason:
+        return _fetch_by(package, name, repository, file, revision, reason)
+
+
+def _fetch_by(
+    package: Any, name: str, repository: str, file: str | None, revision: str | None, reason: str | None
+) -> tuple[Path, str, str]:
     errors = importlib.import_module("huggingface_hub.errors")
     for candidate in (file,) if file else _USUAL:
         try:
@@ -81,10 +92,7 @@ def _fetch(repository: str, file: str | None, revision: str | None) -> tuple[Pat
         except errors.LocalEntryNotFoundError as error:
             if file is None and candidate != _USUAL[-1]:
                 continue
-            raise RobustCliError(
-                f"{name}: not in the cache, and the Hub cannot be reached ({in_one_line(error)}); without network "
-                "access, copy the file here and name its path"
-            ) from error
+            raise RobustCliError(_not_here(name, reason, error)) from error
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
             raise RobustCliError(_NOT_FOUND.format(name=name)) from error
         except errors.EntryNotFoundError:
@@ -101,6 +109,13 @@ def _fetch(repository: str, file: str | None, revision: str | None) -> tuple[Pat
     raise RobustCliError(
         f"{name}: has none of the usual files ({', '.join(_USUAL)}); name one: hf:{repository}/FILE"
         f"{suggest('best.pt', files)}"
+    )
+
+
+def _not_here(name: str, reason: str | None, error: Exception) -> str:
+    return (
+        f"{name}: not in the cache, and the Hub cannot be reached ({reason or in_one_line(error)}); without network "
+        "access, copy the file here and name its path"
     )
 
 

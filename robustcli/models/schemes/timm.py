@@ -13,6 +13,7 @@ from robustcli.architectures.borrowed import nearest_in_timm, timm_package
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.models.schemes import NamedFile, Scheme
 from robustcli.models.source import Facts, LoadedNetwork, ModelSource
+from robustcli.runtime.network import hub_or_its_cache
 
 # Names of the XCiTs of the light recipe in extensions of timm: RobustBench asks for
 _LIGHT_XCIT = re.compile(r"debenedetti20(?:20|22)light_xcit_([sml])(?:12)?_(cifar10|cifar100|imagenet)_linf")
@@ -39,12 +40,14 @@ class Timm(ModelSource):
         return Facts(size=None if known is None else int(known.input_size[-1]))
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
+        package, reason = timm_package(), None
         try:
-            network = timm_package().create_model(self.model, pretrained=True)
+            with hub_or_its_cache() as reason:
+                network = package.create_model(self.model, pretrained=True)
         except (OSError, RuntimeError) as error:
             raise RobustCliError(
-                f"{self.name}: its published weights cannot be downloaded: {in_one_line(error)}; without network "
-                "access, --weights names a file of them"
+                f"{self.name}: its published weights cannot be downloaded: {reason or in_one_line(error)}; without "
+                "network access, --weights names a file of them"
             ) from error
         config = network.pretrained_cfg
         return LoadedNetwork(

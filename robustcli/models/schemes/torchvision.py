@@ -39,7 +39,8 @@ class Torchvision(ModelSource):
             network = models.get_model(self.model, weights=self.weights)
         except OSError as error:
             raise RobustCliError(
-                f"{self.name}: its weights {self.weights.name} cannot be downloaded: {error}"
+                f"{self.name}: its weights {self.weights.name} cannot be downloaded: {error}; without network access, "
+                "--weights names a file of them"
             ) from error
         preset = self.weights.transforms()
         source = f"of torchvision's weights {self.weights.name}"
