@@ -62,6 +62,10 @@ class Interval:
     def is_cuda(self) -> bool:
         return self.low.is_cuda
 
+    @property
+    def ndim(self) -> int:
+        return self.low.dim()
+
     def dim(self) -> int:
         return self.low.dim()
 
@@ -101,24 +105,43 @@ class Interval:
             raise _refusal("a division by values that depend on the image")
         return Interval.__mul__(self, 1 / divisor)
 
+    def __iadd__(self, other: Any) -> "Interval":
+        return self._becomes(self + other)
+
+    def __isub__(self, other: Any) -> "Interval":
+        return self._becomes(self - other)
+
+    def __imul__(self, factor: Any) -> "Interval":
+        return self._becomes(self * factor)
+
+    def __itruediv__(self, divisor: Any) -> "Interval":
+        return self._becomes(self / divisor)
+
+    def _becomes(self, found: "Interval") -> "Interval":
+        """Change the tensors themselves, so that whatever shares their memory changes too."""
+        self.low.copy_(found.low)
+        self.high.copy_(found.high)
+        return self
+
     def __getitem__(self, where: Any) -> "Interval":
         return Interval(self.low[where], self.high[where])
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(Tensor, name, None)
-        if function is None or name.startswith("_"):
-            raise AttributeError(name)
+        if not callable(function) or name.startswith("_"):
+            raise AttributeError(f"the attribute '{name}' of a tensor")
         return lambda *args, **kwargs: Interval.__torch_function__(function, (), (self, *args), kwargs)
 
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        name = getattr(func, "__name__", str(func)).rstrip("_")
+        written = getattr(func, "__name__", str(func))
+        name = written.removesuffix("_")
         kwargs = dict(kwargs or {})
         if name in _BY_NAME:
             found: Interval = _BY_NAME[name](*args, **kwargs)
-            return found
+            return found if name == written else args[0]._becomes(found)
         if name in _MONOTONE:
             return _at_both_ends(func, args, kwargs)
         raise _refusal(f"'{name}'")
@@ -192,11 +215,13 @@ def _difference(one: Any, other: Any, alpha: float = 1) -> Interval:
 def _leaky_relu(x: Interval, negative_slope: float = 0.01, inplace: bool = False) -> Interval:
     if negative_slope < 0:
         raise _refusal("a leaky ReLU with a negative slope")
-    return Interval(F.leaky_relu(x.low, negative_slope), F.leaky_relu(x.high, negative_slope))
+    return Interval(F.leaky_relu(x.low, negative_slope, inplace), F.leaky_relu(x.high, negative_slope, inplace))
 
 
-def _unchanged(x: Interval, *_: Any, **__: Any) -> Interval:
-    return x
+def _elu(x: Interval, alpha: float = 1.0, inplace: bool = False) -> Interval:
+    if alpha < 0:
+        raise _refusal("an ELU with a negative alpha")
+    return Interval(F.elu(x.low, alpha, inplace), F.elu(x.high, alpha, inplace))
 
 
 def _dropout(x: Interval, p: float = 0.5, training: bool = True, inplace: bool = False) -> Interval:
@@ -206,23 +231,20 @@ def _dropout(x: Interval, p: float = 0.5, training: bool = True, inplace: bool =
 
 
 # Functions that are increasing in every input, and those that only move or average values.
-_ACTIVATIONS = {"relu", "relu6", "hardtanh", "elu", "selu", "celu", "softplus", "sigmoid", "tanh", "clamp", "clamp_min"}
+_ACTIVATIONS = {"relu", "relu6", "hardtanh", "selu", "celu", "softplus", "sigmoid", "tanh", "clamp", "clamp_min"}
 _POOLS = {"max_pool2d", "boolean_dispatch", "adaptive_max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "sum"}
 _MOVES = {"cat", "stack", "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "expand", "pad"}
-_MONOTONE = frozenset(_ACTIVATIONS | _POOLS | _MOVES)
+_COPIES = {"contiguous", "to", "float", "detach", "clone"}
+_MONOTONE = frozenset(_ACTIVATIONS | _POOLS | _MOVES | _COPIES)
 _BY_NAME: dict[str, Callable[..., Any]] = {
     "linear": _linear(F.linear),
     "conv2d": _linear(F.conv2d),
     "batch_norm": _batch_norm,
     "leaky_relu": _leaky_relu,
+    "elu": _elu,
     "add": _sum,
     "sub": _difference,
     "mul": lambda one, other: one * other if isinstance(one, Interval) else other * one,
     "div": lambda one, other: one / other,
     "dropout": _dropout,
-    "contiguous": _unchanged,
-    "to": _unchanged,
-    "float": _unchanged,
-    "detach": _unchanged,
-    "clone": _unchanged,
 }

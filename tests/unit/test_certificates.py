@@ -90,6 +90,7 @@ def test_no_certified_image_is_broken_by_an_attack() -> None:
     [
         (nn.SiLU(), "'silu'"),
         (nn.LeakyReLU(-0.1), "a leaky ReLU with a negative slope"),
+        (nn.ELU(-1), "an ELU with a negative alpha"),
         (nn.BatchNorm2d(1, track_running_stats=False), "a batch norm without running statistics"),
         (nn.LayerNorm(8), "'layer_norm'"),
     ],
@@ -113,10 +114,31 @@ class Seen(nn.Module):
         return logits
 
 
+def change_in_place(x: Any) -> Any:
+    y = x.clone()
+    y.mul_(-5)
+    y.add_(3).div_(2)
+    torch.nn.functional.leaky_relu(y, 0.5, inplace=True)
+    # Another name for the same values.
+    z = y
+    y -= x
+    y *= 0.5
+    return z
+
+
 @pytest.mark.parametrize(
-    "see", [lambda x: 1 - x, lambda x: torch.ones(1, 8, 8) - x, lambda x: torch.sub(2 * x, x, alpha=2), lambda x: x - 1]
+    "see",
+    [
+        lambda x: 1 - x,
+        lambda x: torch.ones(1, 8, 8) - x,
+        lambda x: torch.sub(2 * x, x, alpha=2),
+        lambda x: x - 1,
+        change_in_place,
+        lambda x: 3 * x if x.ndim == 4 else x,
+        lambda x: x.to(torch.int64).to(x.dtype),
+    ],
 )
-def test_differences_in_any_order_are_bounded(see: Callable[[Any], Any]) -> None:
+def test_what_changes_the_images_is_bounded(see: Callable[[Any], Any]) -> None:
     model, x = Seen(see).eval(), images(5)
     with torch.no_grad():
         box = model(Interval((x - 0.1).clamp(0, 1), (x + 0.1).clamp(0, 1)))
