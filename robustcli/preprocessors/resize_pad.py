@@ -45,7 +45,7 @@ class ResizePad(Preprocessor):
             )
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        return round(self.canvas * height), round(self.canvas * width)
+        return max(1, round(self.canvas * height)), max(1, round(self.canvas * width))
 
     def __call__(self, x: Tensor) -> Tensor:
         count, _, *sides = x.shape

@@ -109,6 +109,12 @@ def test_resize_pad_copies_pixels_to_a_random_place() -> None:
         assert torch.equal(inside, F.interpolate(image[None], size=(height, len(columns)), mode="nearest-exact")[0])
 
 
+def test_the_smallest_canvas_of_resize_pad_is_one_pixel() -> None:
+    tiny = ResizePad(smallest=0.01, canvas=0.01)
+    assert tiny.size(8, 40) == (1, 1)
+    assert tiny(torch.rand(2, 3, 8, 40)).shape == (2, 3, 1, 1)
+
+
 @pytest.mark.parametrize("preprocess", [Jpeg(quality=40), BitDepth(bits=3)], ids=["jpeg", "bit_depth"])
 @pytest.mark.slow
 def test_pgd_sees_through_a_transformation_only_with_its_backward_pass(preprocess: Preprocessor) -> None:
