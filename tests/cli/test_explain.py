@@ -8,6 +8,7 @@ from shell import Robust
 
 import robustcli
 from robustcli.cli.main import EXIT_CODES
+from robustcli.evaluators.from_file import OUTSIDE
 from robustcli.reports.explanations import EXPLANATIONS, explanations_of
 
 
@@ -20,6 +21,21 @@ def test_a_message_is_explained(robust: Robust) -> None:
     message = "square, which uses no gradients, broke 3 of 50 images: gradients may be masked, and the true robust"
     robust("explain", message).require(0, "gradient-masking: ")
     robust("explain", *message.split()).require(0, "gradient-masking: ")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("outside-points", f"{OUTSIDE}: images 3, 4"),
+        (
+            "contradiction",
+            "3 images are certified, and an attack broke them: certificate or attack is wrong, and neither",
+        ),
+        ("upper-bound", "TRUSTED, upper bound"),
+    ],
+)
+def test_rare_suspicions_are_explained(code: str, message: str) -> None:
+    assert [one.code for one in explanations_of(message)] == [code]
 
 
 def test_a_message_of_an_earlier_version_is_explained(robust: Robust) -> None:
