@@ -63,7 +63,11 @@ def share_of_torchrun() -> Share | None:
 
 def local_rank(default: int) -> int:
     """Return the number of this process on its machine, from 0; `default` if torchrun did not set it."""
-    text = os.environ.get("LOCAL_RANK", "")
+    return _local("LOCAL_RANK", default)
+
+
+def _local(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
     return int(text) if _NUMBER.fullmatch(text) else default
 
 
@@ -81,7 +85,7 @@ def own_device(device: str) -> str:
     gpus = torch.cuda.device_count()
     if share_of_torchrun() is None or device == "cpu" or not gpus:
         return device
-    local, count = local_rank(0), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local, count = local_rank(0), _local("LOCAL_WORLD_SIZE", 1)
     if device not in ("auto", "cuda"):
         raise RobustCliError(f"train.device: {device}: every process needs a GPU of its own; write auto or cuda")
     if count > gpus:

@@ -10,7 +10,7 @@ import torch
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.workers import _share, device_of
-from robustcli.runtime.ranks import Share, joined, share_of_torchrun
+from robustcli.runtime.ranks import Share, joined, own_device, share_of_torchrun
 
 
 @pytest.mark.parametrize(("threads", "count", "expected"), [(6, 2, 3), (6, 4, 1), (1, 4, 1)])
@@ -61,6 +61,9 @@ def test_an_odd_local_rank_is_passed_over(local: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LOCAL_RANK", local)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert device_of((6, 8), "auto") == "cuda:2"
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": local}.items():
+        monkeypatch.setenv(name, value)
+    assert own_device("auto") == "cuda:0"
 
 
 @pytest.mark.slow
