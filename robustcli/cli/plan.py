@@ -68,17 +68,33 @@ def plan_run(
         return
     spec = ExperimentSpec.read(path, overrides or ())
     print_warnings(spec)
+    if rates is None:
+        # Before the import of torch, which takes seconds.
+        typer.echo(f"measuring {spec.name}: updates, passes of the network, and attacks", err=True)
     from robustcli.reports.plan import estimate_table, lines_of, tables_of
     from robustcli.workflows.plan.plan import Request, plan
     from robustcli.workflows.plan.rates import DeviceRates, Estimate, estimate
     from robustcli.workflows.plan.result import Plan
 
     startup = time.perf_counter() - begun
-    request = Request(
-        spec=spec, updates=updates, robust=share, compile=is_compiled, startup=startup, announce=_announce
-    )
     found: Plan | Estimate
-    with Console(stderr=True).status(f"measuring {spec.name}"):
+    screen = Console(stderr=True)
+    with screen.status(f"measuring {spec.name}") as status:
+
+        def begins(part: str) -> None:
+            status.update(f"measuring {spec.name}: {part}")
+            if not screen.is_terminal:
+                typer.echo(f"measuring {part}", err=True)
+
+        request = Request(
+            spec=spec,
+            updates=updates,
+            robust=share,
+            compile=is_compiled,
+            startup=startup,
+            announce=_announce,
+            begins=begins,
+        )
         found = plan(request) if rates is None else estimate(request, DeviceRates.read(rates))
     if as_json:
         print_json(found.to_json())
@@ -102,6 +118,9 @@ def print_plan_of_sweep(
     Args:
         runs: folder of runs; finished seeds in it are not counted as left. None: say nothing about it.
     """
+    count = f"{len(sweep.rows)} row{'s' * (len(sweep.rows) != 1)}"
+    # Before the import of torch, which takes seconds.
+    typer.echo(f"measuring {count} of {sweep.name}", err=True)
     from robustcli.reports.plan import sweep_table
     from robustcli.workflows.plan.rows import plan_rows
 

@@ -1,6 +1,7 @@
 """Commands that read stored results: parse, call, print. Nothing heavy is imported outside them."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -187,25 +188,41 @@ def verify_results(
     What cannot be checked without attacking is listed as "not checked". --resample attacks some surviving images with
     another attack and another seed; the exit code is 1 if one of them breaks.
     """
-    from robustcli.store.signature import sign, signature_problem
-    from robustcli.workflows.evidence_folder import evidence_folder
-    from robustcli.workflows.verify import chain_in, verify_folder
-
     if sign_with is not None and not Path(claim).is_dir():
         raise RobustCliError(f"--sign: {claim} is not a folder; the signature is written next to results.json")
     if count is None and (attack is not None or key is not None):
         raise RobustCliError(f"{'--attack' if key is None else '--key'}: only with --resample N")
+    # Before the import of torch, which takes seconds.
+    typer.echo(f"verifying {claim}", err=True)
+    from robustcli.store.signature import sign, signature_problem
+    from robustcli.workflows.evidence_folder import evidence_folder
+    from robustcli.workflows.verify import chain_in, verify_folder
+
     again = None
     with evidence_folder(claim) as folder:
-        findings = verify_folder(folder, overrides or (), checkpoint, device)
+        findings = verify_folder(
+            folder, overrides or (), checkpoint, device, lambda part: typer.echo(f"verifying {part}", err=True)
+        )
         problems = [f"{finding.key}: {problem}" for finding in findings for problem in finding.problems]
         if public_key is not None and (problem := signature_problem(folder, chain_in(folder), public_key)):
             problems.append(problem)
         if count is not None and not problems:
+            from robustcli.cli.progress import Screen
             from robustcli.workflows.resample import resample
 
             attack = attack or "apgd-t"
-            again = resample(folder, overrides or (), checkpoint, device, count=count, attack=attack, key=key)
+            typer.echo(f"attacking survivors with {attack}", err=True)
+            with Screen() as screen:
+                again = resample(
+                    folder,
+                    overrides or (),
+                    checkpoint,
+                    device,
+                    count=count,
+                    attack=attack,
+                    key=key,
+                    report=partial(screen.attack, attack),
+                )
             problems += [again.text] if again.broken else []
     if problems:
         lines = "\n  ".join(problems)

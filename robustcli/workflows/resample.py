@@ -9,6 +9,7 @@ import torch
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.attack_choice import evaluator_of
 from robustcli.evaluation.evaluate import evaluate
+from robustcli.evaluation.progress import Report, silent
 from robustcli.models.model import test_images
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
@@ -41,6 +42,7 @@ def resample(
     count: int,
     attack: str,
     key: str | None,
+    report: Report = silent,
 ) -> Resampled:
     """Attack some of the images that survived a stored evaluation, drawn at random.
 
@@ -49,6 +51,7 @@ def resample(
         count: number of survivors; all if there are fewer.
         attack: evaluator or attack.
         key: name of the evaluation. Default: the one with the lowest robust accuracy.
+        report: is called as the attack proceeds.
 
     Raises:
         RobustCliError: there is no such evaluation, or nothing survived it.
@@ -74,7 +77,8 @@ def resample(
     network = model.load(data, on).network
     x, y = data.images("test", result.total)
     rows_there = rows.to(y.device)
-    found = evaluate(attack, {}, evaluator, network, x[rows_there], y[rows_there], _threat_of(chosen, result), seed)
+    threat = _threat_of(chosen, result)
+    found = evaluate(attack, {}, evaluator, network, x[rows_there], y[rows_there], threat, seed, report=report)
     assert found.evidence is not None
     broken: list[int] = rows[~found.evidence.survives].tolist()
     text = (

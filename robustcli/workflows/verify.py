@@ -1,6 +1,6 @@
 """`robust verify`: recompute stored accuracies from weights, images and adversarial examples, without attacking."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,13 @@ from robustcli.workflows.verify_evaluation import Finding, verify
 from robustcli.workflows.verify_results import of_chain, of_data, of_eval, of_provenance, of_run
 
 
-def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None, device: str) -> list[Finding]:
+def verify_folder(
+    folder: Path,
+    overrides: Sequence[str],
+    checkpoint: str | None,
+    device: str,
+    begins: Callable[[str], None] = lambda part: None,
+) -> list[Finding]:
     """Check every evaluation of a run, or of `robust eval`, and results.json with its digest chain.
 
     Args:
@@ -31,6 +37,7 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
         overrides: dotted overrides, such as data.root=PATH.
         checkpoint: the weights, if they have moved.
         device: auto, cpu, cuda or cuda:i.
+        begins: is called with each part before it is checked.
 
     Raises:
         RobustCliError: there is no evaluation to check, or its network or its images cannot be read.
@@ -53,6 +60,7 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     x, y = data.images("test", min(count, data.sizes.test))
     findings = []
     for key in keys:
+        begins(f"{key}, {parse_evaluation(known[key], evaluations / f'{key}.json').total} images")
         own = EvaluationFiles(evaluations, key)
         finding = verify(own, loaded.network, x, y, known[key])
         if results is not None and upgraded_evaluation(stated["evaluations"].get(key)) != upgraded_evaluation(

@@ -1,6 +1,7 @@
 """`robust plan` estimates the cost of a spec or of every row of a sweep, as text or JSON."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,25 @@ def test_a_mistake_is_named(robust: Robust, tiny: Path, words: list[str], said: 
     done = robust("plan", str(tiny), *words)
     assert done.code == 2
     assert said in done.err
+
+
+def test_what_is_measured_is_printed_from_the_start(
+    robust: Robust, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = robust("plan", tiny, "--updates", 3, "--json").require(0).err.splitlines()
+    assert lines[0] == "measuring tiny: updates, passes of the network, and attacks"
+    assert [line for line in lines if line.startswith("measuring ")][1:] == [
+        "measuring 6 updates of 32 images",
+        "measuring the check after every epoch",
+        "measuring evaluation clean",
+        "measuring evaluation pgd",
+        "measuring bf16",
+    ]
+    # The first line does not wait for torch.
+    monkeypatch.setitem(sys.modules, "robustcli.workflows.plan.plan", None)
+    assert robust("plan", tiny).err.splitlines()[0] == lines[0]
+    monkeypatch.setitem(sys.modules, "robustcli.workflows.plan.rows", None)
+    assert robust("plan", tiny, "seed=0,1").err.splitlines()[0] == "measuring 1 row of tiny"
 
 
 def test_a_long_measurement_is_announced(robust: Robust, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

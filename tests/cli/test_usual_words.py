@@ -1,6 +1,7 @@
 """What people type by instinct: aliases, presets, pictures of an evaluation, survivors attacked anew."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +86,25 @@ def test_plot_draws_the_examples_of_an_evaluation(robust: Robust, trained: RunFo
     robust("show-examples", "evals").require(2, "2 folders in it have adversarial examples", "copy")
 
 
-def test_survivors_are_attacked_anew(robust: Robust, trained: RunFolder) -> None:
+def test_survivors_are_attacked_anew(robust: Robust, trained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     weak = ("--attack", "fgsm", "--step-size", "0.0001", "--eps", "0.6", "-n", 60)
     robust("eval", trained.path, *weak).require(0)
     (folder,) = Path("evals").iterdir()
-    robust("verify", folder, "--resample", 40, "--attack", "pgd").require(1, "robust accuracy is at most", "(images ")
+    said = robust("verify", folder, "--resample", 40, "--attack", "pgd")
+    said.require(1, "robust accuracy is at most", "(images ")
+    lines = iter(said.err.splitlines())
+    for beginning in (
+        f"verifying {folder}",
+        "verifying fgsm, 60 images",
+        "attacking survivors with pgd",
+        "evaluating pgd: ",
+    ):
+        assert any(line.startswith(beginning) for line in lines), said.err
     robust("verify", folder, "--resample", 5, "--attack", "none").require(2, "attacks nothing")
+    # The first line does not wait for torch.
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "robustcli.workflows.verify", None)
+        assert robust("verify", folder).err.startswith(f"verifying {folder}\n")
     robust("verify", folder, "--attack", "pgd").require(2, "only with --resample N")
     robust("verify", folder, "--resample", 3, "--attack", "clean", "--key", "fgsm").require(0, "no verdict changes")
 

@@ -34,7 +34,7 @@ from robustcli.training.choices import chosen_settings
 from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe, probe_for
 from robustcli.workflows.plan.images import images_of
 from robustcli.workflows.plan.result import Bounds, EvaluationPlan, Images, Memory, Plan, TrainingPlan
-from robustcli.workflows.plan.savings import measure_savings
+from robustcli.workflows.plan.savings import changes_of, measure_savings
 from robustcli.workflows.plan.updates import WARM_UP, Trial, trial_folder
 from robustcli.workflows.plan.work import PassTimes
 
@@ -54,6 +54,7 @@ class Request:
         compile: measure compilation too.
         startup: seconds that the process took before, which a run takes as well.
         announce: is called on a CPU with a rough estimate of the seconds that the measured updates will take.
+        begins: is called with each part of the measurement before it begins.
     """
 
     spec: ExperimentSpec
@@ -63,6 +64,7 @@ class Request:
     compile: bool = False
     startup: float = 0.0
     announce: Callable[[float], None] = lambda seconds: None
+    begins: Callable[[str], None] = lambda part: None
 
     @property
     def accuracy(self) -> Bounds:
@@ -113,6 +115,8 @@ def plan(request: Request) -> Plan:
     notes = _notes(spec, list(costs.values()))
     try:
         with fitting():
+            if request.savings and changes_of(spec, with_compile=request.compile):
+                request.begins("other settings: bf16 and compilation" if request.compile else "bf16")
             if request.savings:
                 savings = measure_savings(spec, data, device, with_compile=request.compile)
     except DoesNotFitError:
@@ -167,6 +171,7 @@ def _measured(
     trial = Trial(spec, data, device, folder)
     if device.type == "cpu":
         request.announce(_seconds_of_updates(request, data, trial))
+    request.begins(f"{WARM_UP + min(request.updates, trial.updates)} updates of {spec.train.batch_size} images")
     with no_early_exit():
         trial.run(WARM_UP)
         seconds = trial.run(request.updates)
@@ -215,9 +220,11 @@ def evaluation_costs(
     if check.watches_one_step:
         # The check for catastrophic overfitting costs as much as PGD without early exit and with some more steps.
         evaluators.append(Attacked(attack=Pgd(steps=spec.train.check_steps + BESIDE_PGD)))
+    request.begins("the check after every epoch")
     checks = [probe.cost(evaluator, check.count, request.accuracy.middle) for evaluator in evaluators]
     costs = {}
     for key, chosen in spec.evaluate.items():
+        request.begins(f"evaluation {key}")
         options: EvaluateOptions | None = chosen.options
         images = data.sizes.test if options is None or options.examples is None else options.examples
         costs[key] = probe.cost(instantiate(chosen), images, request.accuracy_in(key).middle)
