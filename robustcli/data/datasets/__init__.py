@@ -7,7 +7,7 @@ empty train part, because evaluations need no more. Splits, augmentation and cop
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class TensorSplit:
 
     images: Tensor
     labels: Tensor
-    in_memory: bool = True
+    in_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         assert self.images.dim() == 4

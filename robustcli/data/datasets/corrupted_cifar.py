@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class _CorruptedSplit:
     names: str
     places: NDArray[np.int64]
     labels: Tensor
-    in_memory: bool = False
+    in_memory: ClassVar[bool] = False
 
     def read(self, index: Tensor) -> Tensor:
         chosen = self.places[index.numpy()]

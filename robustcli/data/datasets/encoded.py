@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class EncodedSplit:
     labels: Tensor
     size: int
     draft: bool = False
-    in_memory: bool = False
+    in_memory: ClassVar[bool] = False
 
     @property
     def decoded_bytes(self) -> int:

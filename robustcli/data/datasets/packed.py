@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -192,7 +192,7 @@ class PackedPixels:
     files: PackedFiles
     labels: Tensor
     size: int
-    in_memory: bool = True
+    in_memory: ClassVar[bool] = True
 
     def read(self, index: Tensor) -> Tensor:
         images = torch.empty((len(index), 3, self.size, self.size), dtype=torch.uint8)
