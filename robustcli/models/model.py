@@ -1,7 +1,7 @@
 """Models that can be evaluated, with the defaults of their evaluation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from robustcli.models.build import SELECTED_ON_TEST, network_of, preprocessor_of
 from robustcli.models.digest import weights_digest
 from robustcli.models.external import ExternalNetwork, precision_note, require_logits, require_values
 from robustcli.models.normalization import Statistics, find_normalization
-from robustcli.models.source import ClassesDiffer, LoadedNetwork, ModelSource
+from robustcli.models.source import ModelSource, load_with_own_classes
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.check import checked, to_plain
 from robustcli.specs.settings import ThreatSettings
@@ -205,7 +205,12 @@ def prepared(
         RobustCliError: the network does not accept such images, or its normalization is unknown.
     """
     name, plain_because = source.name, source.facts.plain_because
-    loaded = _loaded(source, shape, device, data)
+    # Number of classes from which on the network may have another one than the images; None: it may not.
+    fewest = 2 if data is None else None if data.classes_are_known else shape.classes
+    if fewest is None:
+        loaded = source.load(shape, device)
+    else:
+        loaded = load_with_own_classes(source, shape, device, at_least=fewest)
     require_values(loaded.network, name)
 
     def build(statistics: Statistics) -> ExternalNetwork:
@@ -219,7 +224,6 @@ def prepared(
             ) from error
 
     plain = build(((0.0,), (1.0,)))
-    fewest = 2 if data is None else None if data.classes_are_known else shape.classes
     require_logits(plain, shape, name, device, at_least=fewest)
     notes = [*loaded.notes, *precision_note(plain, name)]
     if plain.preprocess is not None and preprocess is not None:
@@ -241,16 +245,6 @@ def prepared(
         )
     means, stds = (_per_channel(values, shape.channels, name) for values in statistics)
     return LoadedModel(network=build((means, stds)), notes=[*notes, _normalization(means, stds, words)])
-
-
-def _loaded(source: ModelSource, shape: ImageShape, device: torch.device, data: Data | None) -> LoadedNetwork:
-    """Load the network of the source, with the number of classes of its weights if the data leave that open."""
-    try:
-        return source.load(shape, device)
-    except ClassesDiffer as error:
-        if data is not None and (data.classes_are_known or error.classes < shape.classes):
-            raise
-        return source.load(replace(shape, classes=error.classes), device)
 
 
 def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[float, ...]:

@@ -77,11 +77,19 @@ class ModelSource(Protocol):
         ...
 
 
-def load_with_own_classes(source: ModelSource, shape: ImageShape, device: torch.device) -> LoadedNetwork:
-    """Load a network for images of this shape, with the number of classes of its weights."""
+def load_with_own_classes(
+    source: ModelSource, shape: ImageShape, device: torch.device, *, at_least: int = 0
+) -> LoadedNetwork:
+    """Load a network for images of this shape, with the number of classes of its weights.
+
+    Raises:
+        ClassesDiffer: its weights are for fewer than `at_least` classes.
+    """
     try:
         return source.load(shape, device)
     except ClassesDiffer as error:
+        if error.classes < at_least:
+            raise
         return source.load(replace(shape, classes=error.classes), device)
 
 
