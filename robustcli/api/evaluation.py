@@ -34,11 +34,11 @@ from robustcli.evaluation.restore import settled
 from robustcli.evaluation.stored import plain_parameters
 from robustcli.evaluation.wording import interval as interval_text
 from robustcli.evaluators import Stage, chunks
-from robustcli.models.find import named_data
+from robustcli.models.named_data import named_data
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family, Norm
-from robustcli.specs.check import checked
+from robustcli.specs.check import checked_member
 from robustcli.store.evaluations import Evaluation
 from robustcli.threat.noise import IndexedNoise
 
@@ -156,7 +156,7 @@ def attack(
             f"attack: '{attack}' is an evaluator; use robustcli.evaluate(model, (x, y), attack='{attack}').x_adv"
         )
     given = attack_settings(attack, plain(settings), option="")
-    chosen = checked(lambda checker: checker.chosen(Family("attacks"), given, ("attack",)), "robustcli.attack")
+    chosen = checked_member(Family("attacks"), given, ("attack",), "robustcli.attack")
     # As in an evaluation, so that both find the same points.
     stage = Stage.of(instantiate(chosen), batch_size).limited(batch_size)
     device = device_of(network, x)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Norm, Ratio
-from robustcli.specs.check import checked
+from robustcli.specs.check import checked_settings
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.threat.threat import ThreatModel
@@ -71,7 +71,7 @@ def threat_of(norm: Norm, eps: Eps) -> ThreatModel:
         RobustCliError: the norm or the radius is invalid.
     """
     given = {"norm": norm, "eps": parse_scalar(eps) if isinstance(eps, str) else plain(eps)}
-    settings = checked(lambda checker: checker.settings(ThreatSettings, given, ("threat",)), "threat model")
+    settings = checked_settings(ThreatSettings, given, ("threat",), "threat model")
     return ThreatModel(settings.norm, Fraction(settings.eps))
 
 

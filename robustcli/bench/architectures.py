@@ -22,11 +22,10 @@ from robustcli.measuring.timing import Sample, Spread, Stopwatch, Timed, measure
 from robustcli.models.build import network_for_random_images
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
-from robustcli.registry.types import Family
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
-from robustcli.specs.check import Checker
-from robustcli.specs.settings import ArchitectureOptions
+from robustcli.specs.check import checked_member
+from robustcli.specs.settings import ARCHITECTURE
 
 # Reference of all comparisons.
 YARDSTICK = "resnet18"
@@ -162,8 +161,7 @@ def _sized(name: str) -> _Member:
 
 
 def _member(name: str, settings: dict[str, Any]) -> _Member:
-    family = Family("architectures", ArchitectureOptions)
-    chosen = Checker().chosen(family, {"name": name, **settings}, ("architecture",))
+    chosen = checked_member(ARCHITECTURE, {"name": name, **settings}, ("architecture",), "robust bench")
     parts = profile_of(chosen, SHAPE)
     return _Member(name, chosen, settings, parts.macs, parts.parameters)
 

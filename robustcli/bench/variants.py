@@ -14,7 +14,7 @@ from robustcli.architectures import ImageShape
 from robustcli.bench.baselines import torchattacks_step
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
-from robustcli.errors import RobustCliError, SpecError
+from robustcli.errors import RobustCliError
 from robustcli.measuring.passes import PassesAlone, passes_by_kind
 from robustcli.models.build import network_for_random_images
 from robustcli.optimization.progress import Progress
@@ -23,8 +23,8 @@ from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.registry.types import Family
 from robustcli.runtime.device import choose_device
 from robustcli.runtime.memory_format import to_channels_last
-from robustcli.specs.check import Checker
-from robustcli.specs.settings import ArchitectureOptions, TrainSettings
+from robustcli.specs.check import Checker, checked
+from robustcli.specs.settings import ARCHITECTURE, TrainSettings
 from robustcli.store.passes import Passes
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
@@ -71,19 +71,20 @@ class Request:
 
 def choose(request: Request) -> tuple[MemberSpec, dict[str, MemberSpec]]:
     """Return the architecture, and the defenses by name, checked like those of a spec."""
-    checker = Checker()
     architecture: dict[str, Any] = {"name": request.architecture}
     known = catalog("architectures").get(request.architecture)
     if request.width is not None or (known and "width" in known.parameters):
         architecture["width"] = WIDTH if request.width is None else request.width
     weights = {} if request.weights == "none" else {"weights": {"name": request.weights}}
-    chosen = checker.chosen(Family("architectures", ArchitectureOptions), architecture, ("architecture",))
-    defenses = {
-        name: checker.chosen(Family("defenses"), {"name": name, **weights}, ("defense",)) for name in request.defenses
-    }
-    if checker.problems:
-        raise SpecError("robust bench", [f"{'.'.join(map(str, where))}: {text}" for where, text in checker.problems])
-    return chosen, defenses
+
+    def parts(checker: Checker) -> tuple[MemberSpec, dict[str, MemberSpec]]:
+        family = Family("defenses")
+        chosen = checker.chosen(ARCHITECTURE, architecture, ("architecture",))
+        defenses = {name: checker.chosen(family, {"name": name, **weights}, ("defense",)) for name in request.defenses}
+        return chosen, defenses
+
+    found: tuple[MemberSpec, dict[str, MemberSpec]] = checked(parts, "robust bench")
+    return found
 
 
 def trainable_defenses() -> list[str]:

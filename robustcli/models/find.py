@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustcli.errors import RobustCliError, shortened, suggest
+from robustcli.errors import RobustCliError, shortened
 from robustcli.models.architecture import Architecture
 from robustcli.models.code import load_code
 from robustcli.models.model import ExternalModel, Model, TrainedModel
+from robustcli.models.named_data import HERE, data_of, spec_of_images
 from robustcli.models.schemes import NamedFile, Scheme, forms, scheme_of
 from robustcli.models.script import Script, is_torchscript
 from robustcli.models.source import ModelSource
@@ -17,8 +18,8 @@ from robustcli.models.weights_fit import hint_of
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family
-from robustcli.specs.check import checked
-from robustcli.specs.settings import ArchitectureOptions, DataOptions, EvaluateOptions
+from robustcli.specs.check import checked_member
+from robustcli.specs.settings import ARCHITECTURE, EVALUATOR
 from robustcli.specs.spec import ExperimentSpec, overridden, override_text
 from robustcli.specs.yamlfile import parse_scalar, parse_yaml, to_yaml
 from robustcli.store.checkpoint import CheckedCheckpoint
@@ -26,7 +27,6 @@ from robustcli.store.results import ModelRequest
 from robustcli.store.runs import RunFolder
 from robustcli.store.search import run_folders
 
-_HERE = "the command line"
 # Maximum number of runs in a message.
 _LISTED = 10
 # Default evaluation without a spec and --attack.
@@ -153,7 +153,7 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     height = checkpoint.shape[1]
     data = spec.data
     if request.data is not None:
-        data = _data(_overridden(request, "data", _images(request.data, height)))
+        data = data_of(_overridden(request, "data", spec_of_images(request.data, height)))
     preprocess = _preprocess(request)
     own = spec.architecture.options.preprocess.name
     if preprocess is not None and own != "none":
@@ -192,7 +192,7 @@ def _from_scheme(request: ModelRequest, scheme: Scheme, name: str) -> ModelSourc
 
 def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], file: NamedFile) -> ModelSource:
     value = _overridden(request, "architecture", architecture)
-    chosen = _chosen(Family("architectures", ArchitectureOptions), value, "architecture")
+    chosen = checked_member(ARCHITECTURE, value, ("architecture",), HERE)
     if chosen.options.normalize == "per_image":
         raise RobustCliError(
             "architecture.normalize=per_image: weights of a file are normalized per channel; write dataset or none"
@@ -215,11 +215,11 @@ def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
             raise RobustCliError(f"architecture: {source.name} has its own, which cannot be overridden")
     mean, std = normalization_of(request)
     facts = source.facts
-    images = facts.images if request.data is None else _images(request.data, facts.size)
+    images = facts.images if request.data is None else spec_of_images(request.data, facts.size)
     return ExternalModel(
         source=source,
-        data=_data(_overridden(request, "data", images)),
-        evaluate={name: _chosen(Family("evaluators", EvaluateOptions), name, name) for name in _DEFAULT},
+        data=data_of(_overridden(request, "data", images)),
+        evaluate={name: checked_member(EVALUATOR, name, (name,), HERE) for name in _DEFAULT},
         mean=mean,
         std=std,
         preprocess=_preprocess(request) or facts.preprocess,
@@ -229,7 +229,7 @@ def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
 def _preprocess(request: ModelRequest) -> MemberSpec | None:
     """The transformation of images that the user puts before the network, or None."""
     value = _overridden(request, "preprocess", None if request.preprocess is None else {"name": request.preprocess})
-    return None if value is None else _chosen(Family("preprocessors"), value, "preprocess")
+    return None if value is None else checked_member(Family("preprocessors"), value, ("preprocess",), HERE)
 
 
 def normalization_of(request: ModelRequest) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
@@ -246,63 +246,11 @@ def normalization_of(request: ModelRequest) -> tuple[tuple[float, ...] | None, t
     return mean, std
 
 
-def _chosen(family: Family, value: Any, where: str) -> MemberSpec:
-    """Return the member that a value names, after checking its settings."""
-    chosen: MemberSpec = checked(lambda checker: checker.chosen(family, value, (where,)), _HERE)
-    return chosen
-
-
-def _images(text: str, size: int | None) -> dict[str, Any]:
-    """The value of --data in the form of a spec.
-
-    Args:
-        size: side of the images of a folder; None if unknown.
-    """
-    known = catalog("datasets")
-    if text in known:
-        return {"name": text}
-    # A file inside a folder is more specific than the folder.
-    for name in sorted(known, key=lambda name: -len(known[name].given_by)):
-        member = known[name]
-        if member.given_by and _is_given(Path(text), member.given_by):
-            sized = {"size": size} if "size" in member.parameters and size is not None else {}
-            return {"name": name, next(iter(member.parameters)): text, **sized}
-    raise RobustCliError(f"--data: '{text}' is not a data set, folder or .npz file{suggest(text, known)}")
-
-
-def _is_given(path: Path, by: str) -> bool:
-    """Return True if a path has the form that a data set declares with `given_by`."""
-    return (path / by[1:]).exists() and path.is_dir() if by.startswith("/") else path.suffix.lower() == by
-
-
 def _overridden(request: ModelRequest, part: str, value: Any) -> Any:
     """Return architecture or data with its overrides applied; None if neither is given."""
     overrides = [text for text in request.overrides if _is_about(part, text)]
     plain = {} if value is None else {part: value}
-    return (parse_yaml(override_text(to_yaml(plain), overrides, _HERE), _HERE).value or {}).get(part)
-
-
-def _data(data: Any) -> MemberSpec:
-    if data is None:
-        raise RobustCliError("--data: no images given; name a data set, an .npz file or a folder of images")
-    if isinstance(data, Mapping) and "size" not in data and _needs_size(str(data.get("name"))):
-        raise RobustCliError(
-            "data.size: missing for a folder of images; write data.size=32 or the size that the network was made for"
-        )
-    return _chosen(Family("datasets", DataOptions), data, "data")
-
-
-def _needs_size(name: str) -> bool:
-    """Return True if a data set of the user's images has no size of its own."""
-    member = catalog("datasets").get(name)
-    if member is None or not member.given_by:
-        return False
-    return "size" in member.parameters and member.parameters["size"].default is not None
-
-
-def named_data(data: str | Mapping[str, Any]) -> MemberSpec:
-    """Return the data set that a name, a path or a part of a spec stands for."""
-    return _data(_images(data, None) if isinstance(data, str) else data)
+    return (parse_yaml(override_text(to_yaml(plain), overrides, HERE), HERE).value or {}).get(part)
 
 
 def _is_about(part: str, override: str) -> bool:

@@ -17,7 +17,7 @@ from robustcli.models.external import ExternalNetwork, precision_note, require_l
 from robustcli.models.normalization import Statistics, find_normalization
 from robustcli.models.source import ModelSource, load_with_own_classes
 from robustcli.registry.registry import MemberSpec
-from robustcli.specs.check import checked, to_plain
+from robustcli.specs.check import checked_settings, to_plain
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_scalar
@@ -173,7 +173,7 @@ class ExternalModel:
         threat = None
         if facts.norm is not None and facts.eps is not None:
             known = {"norm": facts.norm, "eps": parse_scalar(facts.eps)}
-            threat = checked(lambda checker: checker.settings(ThreatSettings, known, ("threat",)), name)
+            threat = checked_settings(ThreatSettings, known, ("threat",), name)
         return EvaluationDefaults(name=name, seed=0, data=self.data, threat=threat, evaluate=self.evaluate)
 
     @property

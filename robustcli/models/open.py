@@ -12,7 +12,7 @@ from robustcli.models.model import EvaluationDefaults, LoadedModel, Model, test_
 from robustcli.registry.types import exact_text
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import describe_device
-from robustcli.specs.check import checked
+from robustcli.specs.check import checked_settings
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.provenance import this_session
@@ -95,5 +95,5 @@ def threat_of(
             f"{' and '.join(missing)}: {defaults.name} has no threat model; write --norm linf --eps 8/255, "
             "or the usual one for these images"
         )
-    settings = checked(lambda checker: checker.settings(ThreatSettings, {**known, **given}, ("threat",)), where)
+    settings = checked_settings(ThreatSettings, {**known, **given}, ("threat",), where)
     return ThreatModel(settings.norm, Fraction(settings.eps))

@@ -12,7 +12,7 @@ from robustcli.measuring.network_profile import Part, Profile, network_profile
 from robustcli.registry.catalog import Member
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family
-from robustcli.specs.check import checked
+from robustcli.specs.check import checked_member
 from robustcli.specs.spec import overridden
 from robustcli.specs.yamlfile import Document
 
@@ -34,9 +34,7 @@ def profile_of(member: Member, overrides: Sequence[str] = ()) -> Profile | None:
     written = overridden(Document(source, {}, {}), overrides).value
     if not set(member.required) <= set(written):
         return None
-    family = Family("architectures")
-    value = {**written, "name": member.name}
-    chosen = checked(lambda checker: checker.chosen(family, value, ()), source)
+    chosen = checked_member(Family("architectures"), {**written, "name": member.name}, (), source)
     with torch.device("meta"):
         return network_profile(instantiate(chosen, SHAPE), SHAPE)
 

@@ -13,7 +13,7 @@ from robustcli.data.loading import load_data, load_test_data
 from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError
 from robustcli.models import download
-from robustcli.models.find import named_data
+from robustcli.models.named_data import named_data
 from robustcli.store.provenance import Sizes
 
 COUNT = 12

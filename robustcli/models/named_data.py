@@ -1,0 +1,65 @@
+"""Images that a name, a path or a part of a spec stands for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robustcli.errors import RobustCliError, suggest
+from robustcli.registry.catalog import catalog
+from robustcli.registry.registry import MemberSpec
+from robustcli.specs.check import checked_member
+from robustcli.specs.settings import DATASET
+
+# Source of what the user names, for messages.
+HERE = "the command line"
+
+
+def named_data(data: str | Mapping[str, Any]) -> MemberSpec:
+    """Return the data set that a name, a path or a part of a spec stands for."""
+    return data_of(spec_of_images(data, None) if isinstance(data, str) else data)
+
+
+def spec_of_images(text: str, size: int | None) -> dict[str, Any]:
+    """The value of --data in the form of a spec.
+
+    Args:
+        size: side of the images of a folder; None if unknown.
+    """
+    known = catalog("datasets")
+    if text in known:
+        return {"name": text}
+    # A file inside a folder is more specific than the folder.
+    for name in sorted(known, key=lambda name: -len(known[name].given_by)):
+        member = known[name]
+        if member.given_by and _is_given(Path(text), member.given_by):
+            sized = {"size": size} if "size" in member.parameters and size is not None else {}
+            return {"name": name, next(iter(member.parameters)): text, **sized}
+    raise RobustCliError(f"--data: '{text}' is not a data set, folder or .npz file{suggest(text, known)}")
+
+
+def _is_given(path: Path, by: str) -> bool:
+    """Return True if a path has the form that a data set declares with `given_by`."""
+    return (path / by[1:]).exists() and path.is_dir() if by.startswith("/") else path.suffix.lower() == by
+
+
+def data_of(data: Any) -> MemberSpec:
+    """Return the data set of a part of a spec.
+
+    Raises:
+        RobustCliError: there is none, or its settings are wrong or incomplete.
+    """
+    if data is None:
+        raise RobustCliError("--data: no images given; name a data set, an .npz file or a folder of images")
+    if isinstance(data, Mapping) and "size" not in data and _needs_size(str(data.get("name"))):
+        raise RobustCliError(
+            "data.size: missing for a folder of images; write data.size=32 or the size that the network was made for"
+        )
+    return checked_member(DATASET, data, ("data",), HERE)
+
+
+def _needs_size(name: str) -> bool:
+    """Return True if a data set of the user's images has no size of its own."""
+    member = catalog("datasets").get(name)
+    if member is None or not member.given_by:
+        return False
+    return "size" in member.parameters and member.parameters["size"].default is not None
