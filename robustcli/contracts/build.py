@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
@@ -35,24 +34,9 @@ def build(member: Member, settings: Settings, *positional: Any) -> Any:
     return instantiate(spec, *positional)
 
 
-def body_builder(member: Member, settings: Settings) -> Callable[[ImageShape], nn.Module]:
-    """Return a function that builds an architecture for a shape of images."""
-
-    def build_body(shape: ImageShape) -> nn.Module:
-        network: nn.Module = build(member, settings, shape)
-        return network
-
-    return build_body
-
-
-def optimizer_maker(member: Member, settings: Settings) -> Callable[[list[dict[str, Any]], float], Optimizer]:
-    """Return a function that builds an optimizer from parameter groups and a learning rate."""
-
-    def make(groups: list[dict[str, Any]], lr: float) -> Optimizer:
-        optimizer: Optimizer = build(member, settings, groups, lr)
-        return optimizer
-
-    return make
+def builder(member: Member, settings: Settings) -> Callable[..., Any]:
+    """Return a function that builds a member from its positional arguments, such as the shape of images."""
+    return partial(build, member, settings)
 
 
 def suitable_shape(member: Member, settings: Settings) -> ImageShape:

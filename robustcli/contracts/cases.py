@@ -29,9 +29,8 @@ from robustcli.contracts import (
     weights,
 )
 from robustcli.contracts.build import (
-    body_builder,
     build,
-    optimizer_maker,
+    builder,
     suitable_shape,
     usual_norm,
     whole_spec,
@@ -151,7 +150,7 @@ def _paired(member: Member, defense: Any) -> Any:
     if not member.trains or defenses.has_network(defense):
         return nullcontext()
     trained = describe("architectures", member.trains)
-    body = body_builder(trained, trained.smoke)
+    body = builder(trained, trained.smoke)
     return defenses.trained_on(defense, partial(body, ImageShape(1, 8, 8, 10)))
 
 
@@ -165,7 +164,7 @@ def _cost(member: Member) -> None:
 
 
 def _architecture(member: Member) -> Iterator[Case]:
-    shape, body = suitable_shape(member, member.smoke), body_builder(member, member.smoke)
+    shape, body = suitable_shape(member, member.smoke), builder(member, member.smoke)
     for check in checks_in(architectures):
         yield _case(check, body, shape, on=shape.text)
 
@@ -186,7 +185,7 @@ def _dataset(member: Member) -> Iterator[Case]:
 
 
 def _optimizer(member: Member) -> Iterator[Case]:
-    yield _case(optimizers.lowers_a_loss, optimizer_maker(member, member.smoke))
+    yield _case(optimizers.lowers_a_loss, builder(member, member.smoke))
 
 
 _FAMILIES: dict[str, Callable[[Member], Iterator[Case]]] = {

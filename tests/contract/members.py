@@ -23,9 +23,8 @@ from robustcli.contracts import schedules as schedules_contract
 from robustcli.contracts import weights as weights_contract
 from robustcli.contracts.build import (
     Settings,
-    body_builder,
     build,
-    optimizer_maker,
+    builder,
     settings_to_try,
     suitable_shape,
 )
@@ -113,10 +112,10 @@ def observe(member: Member, settings: Settings) -> Tensor:
 
 def _observe(member: Member, settings: Settings) -> Tensor:
     if member.family == "architectures":
-        body = body_builder(member, settings)
+        body = builder(member, settings)
         return observing.of_architecture(body, shape_for(member, member.smoke))
     if member.family == "optimizers":
-        return observing.of_optimizer(optimizer_maker(member, settings))
+        return observing.of_optimizer(builder(member, settings))
     observers: dict[str, Callable[[Any], Tensor]] = {
         "attacks": lambda attack: observing.of_attack(attack, member.norms),
         "averaging": averaging_contract.observed,

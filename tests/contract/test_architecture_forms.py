@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.contracts import architectures as architectures_contract
-from robustcli.contracts.build import Settings, body_builder, build
+from robustcli.contracts.build import Settings, build, builder
 from robustcli.contracts.networks import drawn_from
 from robustcli.registry.catalog import catalog
 from robustcli.runtime.memory_format import to_channels_last
@@ -124,7 +124,7 @@ def test_compiling_changes_nothing(form: tuple[str, Settings]) -> None:
 def test_other_layers_fulfill_the_contract(form: tuple[str, Settings], check: Check) -> None:
     name, settings = form
     member = catalog("architectures")[name]
-    check(body_builder(member, settings), shape_for(member, settings))
+    check(builder(member, settings), shape_for(member, settings))
 
 
 @pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.full), 224])

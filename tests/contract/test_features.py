@@ -7,7 +7,7 @@ from torch import nn
 
 from robustcli.architectures import Network, Normalize
 from robustcli.architectures.features import classifier_of, with_features
-from robustcli.contracts.build import body_builder
+from robustcli.contracts.build import builder
 from robustcli.contracts.model_state import Failing, PlannedError, found_again
 from robustcli.contracts.networks import conv_net, images
 from robustcli.errors import RobustCliError
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def test_the_logits_of_every_architecture_are_linear_in_its_features(name: str) -> None:
     member = catalog("architectures")[name]
     shape = shape_for(member, member.smoke)
-    body = body_builder(member, member.smoke)(shape).eval()
+    body = builder(member, member.smoke)(shape).eval()
     network = Network(Normalize((0.5,) * shape.channels, (0.25,) * shape.channels), body)
     model = TrainingModel(network, TrainSettings(epochs=1), torch.device("cpu"))
     x = torch.rand(3, shape.channels, shape.height, shape.width, generator=torch.Generator().manual_seed(0))

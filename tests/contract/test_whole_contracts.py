@@ -15,7 +15,7 @@ from robustcli.contracts import datasets as datasets_contract
 from robustcli.contracts import defenses as defenses_contract
 from robustcli.contracts import evaluators as evaluators_contract
 from robustcli.contracts import optimizers as optimizers_contract
-from robustcli.contracts.build import SHAPES, body_builder, build, optimizer_maker, settings_to_try
+from robustcli.contracts.build import SHAPES, build, builder, settings_to_try
 from robustcli.contracts.cases import checks_in
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
@@ -75,7 +75,7 @@ def test_defense_with_other_parts(name: str, weights: str, attack_bn: str, regul
 def test_architecture(name: str, size: str, check: Callable[[architectures_contract.Body, ImageShape], None]) -> None:
     member = catalog("architectures")[name]
     shape = shape_for(member, member.smoke) if size == "small" else SHAPES[-1]
-    check(body_builder(member, member.smoke), shape)
+    check(builder(member, member.smoke), shape)
 
 
 @pytest.mark.parametrize("name", names_of("evaluators"))
@@ -98,7 +98,7 @@ def test_evaluator(name: str, check: Callable[[Evaluator], None]) -> None:
 def test_optimizer_lowers_a_loss(name: str) -> None:
     member = catalog("optimizers")[name]
     for settings in settings_to_try(member):
-        optimizers_contract.lowers_a_loss(optimizer_maker(member, settings))
+        optimizers_contract.lowers_a_loss(builder(member, settings))
 
 
 @pytest.mark.parametrize("name", names_of("datasets"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.attacks.pgd import Pgd
-from robustcli.contracts.build import body_builder
+from robustcli.contracts.build import builder
 from robustcli.contracts.networks import conv_net, images, linear_net
 from robustcli.diagnostics.interval_bounds import IntervalBounds
 from robustcli.diagnostics.randomized_smoothing import RandomizedSmoothing
@@ -42,7 +42,7 @@ from robustcli.threat.threat import ThreatModel
 @pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "resnet18", "wide_resnet", "vgg11", "senet18"])
 def test_intervals_contain_what_the_network_computes(name: str) -> None:
     member = catalog("architectures")[name]
-    network = body_builder(member, member.smoke)(ImageShape(3, 32, 32, 10)).eval()
+    network = builder(member, member.smoke)(ImageShape(3, 32, 32, 10)).eval()
     x = images(2, 3, 32)
     with torch.no_grad():
         point = network(Interval(x, x))
