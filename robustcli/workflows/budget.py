@@ -1,9 +1,7 @@
 """Equal budgets for attacks: choose the steps of an attack so that its passes stay within a limit."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import AttackContext, Evaluator
@@ -11,6 +9,7 @@ from robustcli.models.open import OpenedModel
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.workflows.plan.evaluations import Probe
 
+# Attributes of `Work`.
 _UNITS = ("forwards", "gradients", "passes")
 # Images on which passes are counted.
 _COUNTED = 4
@@ -92,6 +91,5 @@ def _passes(evaluator: Evaluator, unit: str, opened: OpenedModel) -> tuple[float
     x, _ = opened.data.evaluation("test", min(_COUNTED, opened.data.sizes.test))
     probe = Probe(network, x, threat)
     (stage,) = evaluator.stages(AttackContext(threat, (x.shape[1], x.shape[2], x.shape[3]), probe.classes))
-    forwards, gradients = probe.lines(stage, threat)
-    parts: Mapping[str, Any] = {"forwards": [forwards], "gradients": [gradients], "passes": [forwards, gradients]}
-    return sum(part[0] for part in parts[unit]), sum(part[1] for part in parts[unit])
+    without, of_a_step = probe.without_and_of_a_step(stage, threat)
+    return getattr(without, unit), getattr(of_a_step, unit)

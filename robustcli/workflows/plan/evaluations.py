@@ -199,12 +199,11 @@ class Probe:
         of_a_step = (longer + short * -1) * (1 / few)
         return short + of_a_step * (whole - few)
 
-    def lines(self, stage: Stage, threat: ThreatModel) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Return the forward passes for an image that survives, without steps and for each step; and the gradients."""
+    def without_and_of_a_step(self, stage: Stage, threat: ThreatModel) -> tuple[Work, Work]:
+        """Return the work for an image that survives: that of an attack without steps, and that of each step."""
         few, more = (self._measured(_shortened(stage, steps), threat, len(self.x)) for steps in (_FEW, 2 * _FEW))
         of_a_step = (more + few * -1) * (1 / _FEW)
-        without = few + of_a_step * -_FEW
-        return (without.forwards, of_a_step.forwards), (without.gradients, of_a_step.gradients)
+        return few + of_a_step * -_FEW, of_a_step
 
     def _measured(self, stage: Stage, threat: ThreatModel, count: int) -> Work:
         """Return the work of an attack for one of some images that it can neither break nor stop early at."""
