@@ -23,7 +23,7 @@ from robustcli.evaluation.shards import ShardQueue
 from robustcli.evaluators import Evaluator
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
-from robustcli.specs.check import to_plain
+from robustcli.specs.check import to_plain, with_leaves
 from robustcli.store.evaluations import Evaluation, read_evaluation
 from robustcli.store.files import write_json
 from robustcli.threat.threat import ThreatModel
@@ -176,15 +176,8 @@ class Task:
 
 
 def plain_parameters(chosen: MemberSpec) -> dict[str, Any]:
-    """Settings of an evaluator in the form of a stored result."""
-    parameters: dict[str, Any] = _as_text(to_plain(chosen.parameters))
+    """Settings of an evaluator in the form of a stored result, with exact numbers, such as a radius, as text."""
+    parameters: dict[str, Any] = with_leaves(
+        to_plain(chosen.parameters), lambda value: exact_text(value) if isinstance(value, Fraction) else value
+    )
     return parameters
-
-
-def _as_text(value: Any) -> Any:
-    """Plain values, with exact numbers as text, such as the radius of an evaluator's own threat model."""
-    if isinstance(value, dict):
-        return {key: _as_text(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_text(item) for item in value]
-    return exact_text(value) if isinstance(value, Fraction) else value

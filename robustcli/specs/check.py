@@ -245,6 +245,13 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def with_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Plain data in which every value inside mappings and lists is replaced."""
+    if isinstance(value, Mapping):
+        return {key: with_leaves(item, change) for key, item in value.items()}
+    return [with_leaves(item, change) for item in value] if isinstance(value, list) else change(value)
+
+
 def _parts(annotation: Any) -> list[Any]:
     """Return an annotation and all its parts."""
     return [annotation, *(part for item in typing.get_args(annotation) for part in _parts(item))]

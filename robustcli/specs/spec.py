@@ -16,7 +16,7 @@ from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import Parameter
 from robustcli.registry.types import DEVICE, Family, Ratio, Size
-from robustcli.specs.check import Checker, family_of, is_sound, settings_kind, settings_of, to_plain
+from robustcli.specs.check import Checker, family_of, is_sound, settings_kind, settings_of, to_plain, with_leaves
 from robustcli.specs.guards import findings
 from robustcli.specs.kept_settings import gathered
 from robustcli.specs.places import Level, Where
@@ -284,16 +284,11 @@ def with_value(document: Document, key: str, new: Any, place: str) -> Document:
 
 def override_text(text: str, overrides: Sequence[str], source: str) -> str:
     """Return the text of a spec with dotted overrides applied; quotients such as 8/255 stay quotients."""
-    return to_yaml(_with_quotients(overridden(parse_yaml(text, source), overrides).value)) if overrides else text
-
-
-def _with_quotients(value: Any) -> Any:
-    """Keep floats that were written as quotients: as decimals they would be other numbers."""
-    if isinstance(value, Mapping):
-        return {key: _with_quotients(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_quotients(item) for item in value]
-    return value.fraction if isinstance(value, Ratio) else value
+    if not overrides:
+        return text
+    value = overridden(parse_yaml(text, source), overrides).value
+    # As decimals, quotients would be other numbers.
+    return to_yaml(with_leaves(value, lambda number: number.fraction if isinstance(number, Ratio) else number))
 
 
 def _replaced(value: Any, keys: list[str], new: Any, place: str) -> Any:

@@ -19,7 +19,7 @@ from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluators import Evaluator
 from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
-from robustcli.specs.check import checked_member, checked_settings
+from robustcli.specs.check import checked_member, checked_settings, with_leaves
 from robustcli.specs.settings import EVALUATOR, ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.evaluations import Evaluation, parse_evaluation
@@ -109,17 +109,13 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Images, y: Tensor, sto
 
 
 def _evaluator_of(result: Evaluation, source: str) -> Evaluator:
-    wish = {"name": result.evaluator, **_with_numbers(result.parameters)}
+    wish = {"name": result.evaluator, **with_leaves(result.parameters, _number)}
     evaluator: Evaluator = instantiate(checked_member(EVALUATOR, wish, ("parameters",), source))
     return evaluator
 
 
-def _with_numbers(value: Any) -> Any:
-    """Plain values in which numbers as text are parsed as in a spec."""
-    if isinstance(value, dict):
-        return {key: _with_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_numbers(item) for item in value]
+def _number(value: Any) -> Any:
+    """A plain value, parsed as in a spec if it is a number as text."""
     number = parse_scalar(value) if isinstance(value, str) else value
     return number if isinstance(number, int | float) else value
 
