@@ -60,26 +60,20 @@ def broken_links(stated: Chain, found: Chain) -> tuple[list[str], list[str]]:
     Returns:
         Problems, one line each; and the names of files that are not in the chain, or no longer exist.
     """
+    changed = [name for name, link in stated.links.items() if found.links.get(name, link) != link]
+    gone = [name for name in stated.links if name not in found.links]
+    new = [name for name in found.links if name not in stated.links]
     problems = [
-        f"digest chain: {name} was changed after the results were written"
-        for name, link in stated.links.items()
-        if name in found.links and found.links[name] != link
-    ]
-    problems += [
-        f"digest chain: {name} is no longer in results.json"
-        for name in stated.links
-        if name not in found.links and not _is_file(name)
-    ]
-    problems += [
-        f"digest chain: {name} was added after the results were written"
-        for name in found.links
-        if name not in stated.links and not _is_file(name)
+        *(f"digest chain: {name} was changed after the results were written" for name in changed),
+        *(f"digest chain: {name} is no longer in results.json" for name in gone if not _is_file(name)),
+        *(f"digest chain: {name} was added after the results were written" for name in new if not _is_file(name)),
     ]
     if folded(stated.links) != stated.digest:
         problems.append("digest chain: its digest does not follow from its links")
-    missing = [name for name in stated.links if name not in found.links and _is_file(name)]
-    added = [name for name in found.links if name not in stated.links and _is_file(name)]
-    return problems, [*(f"{name} (missing)" for name in missing), *(f"{name} (added later)" for name in added)]
+    return problems, [
+        *(f"{name} (missing)" for name in gone if _is_file(name)),
+        *(f"{name} (added later)" for name in new if _is_file(name)),
+    ]
 
 
 def folded(links: Mapping[str, str]) -> str:

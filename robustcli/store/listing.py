@@ -6,7 +6,7 @@ sizes and times; otherwise it is read again. Deleting the index is safe.
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -185,20 +185,31 @@ def _damaged(name: str, error: RobustCliError | OSError, *, is_run: bool) -> Run
 
 
 def _run_row(folder: RunFolder, name: str) -> RunRow:
-    spec = _spec(folder.spec)
+    # Not checked as a spec, because those of other versions are listed too.
+    spec = parsed(_ListedSpec, read_yaml(folder.spec), folder.spec)
     epochs = folder.epochs()
-    seconds = sum(record.seconds for record in epochs)
     sessions = read_provenance(folder.provenance).sessions if folder.provenance.is_file() else []
-    found: dict[str, Any]
-    if folder.is_finished:
-        results = read_run_results(folder.results)
-        seconds += sum(evaluation.seconds for evaluation in results.evaluations.values())
-        found = {"status": results.status, "epoch": results.epoch, **_accuracies(results)}
-    else:
-        status, _, progress = folder.status().partition(", ")
-        found = {"status": status, "text": progress, "epoch": epochs[-1].epoch if epochs else None}
-    date = sessions[-1].started if sessions else ""
-    return RunRow(run=name, kind="run", seconds=seconds, date=date, **spec, **found)
+    results = read_run_results(folder.results) if folder.is_finished else None
+    status, _, text = (folder.status() if results is None else results.status).partition(", ")
+    last = epochs[-1].epoch if epochs else None
+    return RunRow(
+        run=name,
+        kind="run",
+        status=status,
+        text=text,
+        name=spec.name,
+        seed=spec.seed,
+        defense=spec.defense.name,
+        architecture=spec.architecture.name,
+        data=spec.data.name,
+        norm=spec.threat.norm,
+        eps=str(spec.threat.eps),
+        epoch=last if results is None else results.epoch,
+        date=sessions[-1].started if sessions else "",
+        seconds=sum(record.seconds for record in epochs) + (0.0 if results is None else _seconds(results)),
+        clean=None if results is None else _clean(results),
+        evaluations={} if results is None else _evaluations(results),
+    )
 
 
 def _eval_row(folder: RunFolder, name: str) -> RunRow:
@@ -214,13 +225,24 @@ def _eval_row(folder: RunFolder, name: str) -> RunRow:
         norm=results.threat.norm,
         eps=results.threat.eps,
         date=results.provenance.started,
-        seconds=sum(evaluation.seconds for evaluation in results.evaluations.values()),
-        **_accuracies(results),
+        seconds=_seconds(results),
+        clean=_clean(results),
+        evaluations=_evaluations(results),
     )
 
 
-def _accuracies(results: Results) -> dict[str, Any]:
-    evaluations = {
+def _seconds(results: Results) -> float:
+    return sum(found.seconds for found in results.evaluations.values())
+
+
+def _clean(results: Results) -> float | None:
+    """The clean accuracy: that of an evaluation without attack if there is one."""
+    keys = sorted(results.evaluations, key=lambda key: not results.evaluations[key].is_clean)
+    return next((accuracy for key in keys if (accuracy := results.clean_accuracy(key)) is not None), None)
+
+
+def _evaluations(results: Results) -> dict[str, ListedEvaluation]:
+    return {
         key: ListedEvaluation(
             is_clean=found.is_clean,
             correct=found.correct,
@@ -231,21 +253,4 @@ def _accuracies(results: Results) -> dict[str, Any]:
             verdict=found.verdict,
         )
         for key, found in results.evaluations.items()
-    }
-    known = [accuracy for key in results.evaluations if (accuracy := results.clean_accuracy(key)) is not None]
-    clean = next((found.accuracy for found in evaluations.values() if found.is_clean), known[0] if known else None)
-    return {"evaluations": evaluations, "clean": clean}
-
-
-def _spec(path: Path) -> dict[str, Any]:
-    """Keys of a resolved spec that a row shows; not checked, because specs of other versions are listed too."""
-    spec = parsed(_ListedSpec, read_yaml(path), path)
-    return {
-        "name": spec.name,
-        "seed": spec.seed,
-        "defense": spec.defense.name,
-        "architecture": spec.architecture.name,
-        "data": spec.data.name,
-        "norm": spec.threat.norm,
-        "eps": str(spec.threat.eps),
     }
