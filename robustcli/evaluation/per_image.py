@@ -7,11 +7,11 @@ workflows/verify_evaluation.py.
 import csv
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from zipfile import ZipFile
 
 import numpy as np
@@ -28,7 +28,6 @@ from robustcli.store.files import replacing, write_text
 from robustcli.store.large_arrays import GrowingArray, read_rows, write_npz
 from robustcli.threat.threat import ThreatModel
 
-COLUMNS = ("image", "label", "clean", "broken_by", "prediction", "margin", "size")
 # Encodings of an adversarial example, the smallest first: steps of 1/255 from the clean image, a half-precision
 # perturbation, or the image itself.
 Encoding = Literal["steps", "halves", "floats"]
@@ -59,6 +58,10 @@ class ImageResult:
     size: float
 
 
+_TYPES: dict[str, Callable[[str], Any]] = {item.name: cast("type", item.type) for item in fields(ImageResult)}
+COLUMNS = tuple(_TYPES)
+
+
 def per_image_results(evidence: Evidence) -> list[ImageResult]:
     """Return the outcome for every image, in order."""
     names = {SURVIVES: "", WRONG_WHEN_CLEAN: "clean", **{i: stage.name for i, stage in enumerate(evidence.stages)}}
@@ -86,7 +89,7 @@ def write_per_image(path: Path, lines: list[ImageResult]) -> None:
     writer.writerow(COLUMNS)
     for line in lines:
         # Nine digits distinguish all numbers of single precision.
-        writer.writerow([*(getattr(line, name) for name in COLUMNS[:5]), f"{line.margin:.9g}", f"{line.size:.9g}"])
+        writer.writerow(f"{value:.9g}" if isinstance(value, float) else value for value in astuple(line))
     write_text(path, text.getvalue())
 
 
@@ -103,11 +106,10 @@ def read_per_image(path: Path) -> list[ImageResult]:
         raise RobustCliError(f"{path}: cannot be read: {error}") from error
     if not rows or tuple(rows[0]) != COLUMNS:
         raise RobustCliError(f"{path}: not per-image results: expected the first line {','.join(COLUMNS)}")
-    kinds: tuple[Callable[[str], Any], ...] = (int, int, int, str, int, float, float)
     lines = []
     for number, row in enumerate(rows[1:], 2):
         try:
-            lines.append(ImageResult(*(kind(text) for kind, text in zip(kinds, row, strict=True))))
+            lines.append(ImageResult(*(kind(text) for kind, text in zip(_TYPES.values(), row, strict=True))))
         except ValueError as error:
             raise RobustCliError(f"{path}: line {number}: {error}") from error
     return lines
