@@ -15,7 +15,7 @@ from robustcli.evaluators.autoattack_package import Package
 from robustcli.registry.types import Count
 
 Part = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
-_PUBLISHED: dict[str, tuple[Part, ...]] = {
+PUBLISHED: dict[str, tuple[Part, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
@@ -111,7 +111,7 @@ class AutoAttack(Evaluator):
     def stages(self, context: AttackContext) -> list[Stage]:
         if self.version == "plus" and context.threat.norm == "l1":
             warnings.warn("version 'plus' has no published settings for l1; use 'standard'", stacklevel=2)
-        planned = self.attacks or _PUBLISHED[self.version]
+        planned = self.attacks or PUBLISHED[self.version]
         parts = _fitted(planned, context.classes)
         for part, targets in ((part, self._targets(part, context)) for part in parts if part in ("apgd-t", "fab-t")):
             if targets >= context.classes:

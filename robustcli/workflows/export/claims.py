@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from robustcli.evaluators.autoattack import PUBLISHED
 from robustcli.registry.catalog import catalog
 from robustcli.store.evaluations import Evaluation, Threat
 from robustcli.workflows.export.card import eps_text
@@ -16,7 +17,7 @@ _BOARDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "imagenet": {"linf": ("4/255",)},
 }
 _SIZES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
-_STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]
+_STANDARD = list(PUBLISHED["standard"])
 # With fewer classes the targeted DLR loss is undefined and another attack is used.
 _CLASSES = 4
 
