@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcli import __version__
+from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.per_image import read_per_image
 from robustcli.evaluation.stored import EvaluationFiles
@@ -21,14 +22,14 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
 from robustcli.specs.yamlfile import to_yaml
-from robustcli.store.evaluations import read_evaluation
+from robustcli.store.evaluations import Evaluation, Threat, read_evaluation
 from robustcli.store.files import require_empty, write_json
 from robustcli.store.results import Results, read_results
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.export import rebuild
 from robustcli.workflows.export.card import architecture_name, card, threat_name
 from robustcli.workflows.export.claims import missing_for_autoattack, missing_images
-from robustcli.workflows.export.metadata import dataset_of, read_metadata
+from robustcli.workflows.export.metadata import Metadata, dataset_of, read_metadata
 from robustcli.workflows.export.recheck import recheck
 from robustcli.workflows.verify import find_evidence
 
@@ -93,18 +94,7 @@ def export(
 
     chosen_device = choose_device(device)
     data = test_images(subject.defaults, chosen_device)
-    missing = {
-        "clean_acc": missing_images(dataset, result.total, data.sizes.test),
-        "autoattack_acc": missing_for_autoattack(
-            result,
-            threat=threat,
-            dataset=dataset,
-            images=data.sizes.test,
-            classes=data.shape.classes,
-            metadata=metadata,
-        ),
-    }
-    left_out = {key: reasons for key, reasons in missing.items() if reasons}
+    left_out = _left_out(result, threat, dataset, data, metadata)
     if left_out and not is_partial:
         problems = "\n".join(f"  {key}: {reason}" for key, reasons in left_out.items() for reason in reasons)
         raise RobustCliError(
@@ -130,15 +120,32 @@ def export(
             if path.exists():
                 shutil.copyfile(path, folder / path.name)
         checked = recheck(folder, files.key, run, overrides, checkpoint, device)
-        facts = {
+        images = f"{dataset}, read by {subject.defaults.data.name}: the first {result.total:,} of the test set"
+        log = {
             **_record(results, files.key),
-            "images": f"{dataset}, read by {subject.defaults.data.name}: the first {result.total:,} of the test set",
+            "images": images,
             "sessions": [session.to_json() for session in results.sessions(run)],
             "left out of the card": left_out,
             "checked in a new process": checked,
         }
-        (folder / "log.txt").write_text(to_yaml(facts), encoding="utf-8")
+        (folder / "log.txt").write_text(to_yaml(log), encoding="utf-8")
     return Exported(path=out / place, card=contents, left_out=left_out, checked=checked)
+
+
+def _left_out(result: Evaluation, threat: Threat, dataset: str, data: Data, metadata: Metadata) -> dict[str, list[str]]:
+    """Return the keys for which an evaluation does not qualify, with reasons."""
+    reasons = {
+        "clean_acc": missing_images(dataset, result.total, data.sizes.test),
+        "autoattack_acc": missing_for_autoattack(
+            result,
+            threat=threat,
+            dataset=dataset,
+            images=data.sizes.test,
+            classes=data.shape.classes,
+            metadata=metadata,
+        ),
+    }
+    return {key: missing for key, missing in reasons.items() if missing}
 
 
 @contextmanager
