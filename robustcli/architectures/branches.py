@@ -1,5 +1,6 @@
 """Batch norms with a branch for each kind of input, and the gate that chooses the branch of an image."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustcli.errors import RobustCliError
+
+# Names of the shortcuts of residual networks; the last one is that of RegNets.
+_SHORTCUT = re.compile(r"shortcut|downsample|block[\d-]+\.proj\.")
 
 
 class BranchedNorm(nn.Module):
@@ -90,8 +94,7 @@ def _branch_out(network: nn.Module, branches: int, shares_shortcuts: bool) -> li
     found = []
     for path, module in list(network.named_modules()):
         for name, child in list(module.named_children()):
-            place = f"{path}.{name}"
-            is_shared = shares_shortcuts and ("shortcut" in place or "downsample" in place)
+            is_shared = shares_shortcuts and _SHORTCUT.search(f"{path}.{name}") is not None
             if isinstance(child, _BatchNorm) and not is_shared:
                 found.append(BranchedNorm(child, branches))
                 setattr(module, name, found[-1])

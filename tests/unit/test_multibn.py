@@ -1,5 +1,6 @@
 """MultiBN: branches of batch norms, the gate that weights them, and training with separate branches."""
 
+import re
 from copy import deepcopy
 from fractions import Fraction
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from judging import noise
 from small_steps import LINF, batch, counted, progress, same, tracked, train
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.branches import Branched, BranchedNorm, branched_of, through_branch, with_kinds
@@ -22,6 +24,7 @@ from robustcli.defenses import Batch
 from robustcli.defenses.half_half import half_half
 from robustcli.defenses.multibn import BranchesCrossEntropy, multibn
 from robustcli.errors import RobustCliError
+from robustcli.registry.catalog import catalog
 from robustcli.registry.types import OtherThreat
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
@@ -29,6 +32,7 @@ from robustcli.threat.threat import ThreatModel
 resnet18 = ARCHITECTURES.get("resnet18")
 preact_resnet18 = ARCHITECTURES.get("preact_resnet18")
 SHAPE = ImageShape(3, 32, 32, 10)
+SHORTCUT = re.compile(r".*\.(shortcut|downsample|proj)")
 L2 = OtherThreat(norm="l2", eps=Fraction(1, 2))
 
 
@@ -66,6 +70,16 @@ def test_a_preact_resnet18_has_3904_channels_of_batch_norm() -> None:
     shared, own = (Branched(None, deepcopy(resnet), 3, 0, shares) for shares in (True, False))
     assert parameters(shared) - parameters(resnet) == 2 * 2 * 3904
     assert parameters(own) - parameters(shared) == 2 * 2 * 896
+
+
+@pytest.mark.parametrize("name", ["resnet50", "clip_resnet", "regnet", "robust_arch_resnet50", "sknet"])
+def test_norms_on_shortcuts_have_no_branches(name: str) -> None:
+    member = catalog("architectures")[name]
+    network: Any = ARCHITECTURES.get(name)(SHAPE, **member.smoke)
+    shortcuts = [module for place, module in network.named_modules() if SHORTCUT.fullmatch(place)]
+    assert any(isinstance(part, _BatchNorm) for shortcut in shortcuts for part in shortcut.modules())
+    Branched(None, network, 2, 0, True)
+    assert not any(isinstance(part, BranchedNorm) for shortcut in shortcuts for part in shortcut.modules())
 
 
 def test_the_gate_weighs_the_branches() -> None:
