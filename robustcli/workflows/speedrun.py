@@ -196,7 +196,7 @@ def fitted_length(costs: Costs, budget: float, batch_size: int) -> Length:
         RobustCliError: there is not even time for one update.
     """
     room = _PLANNED * budget - costs.start
-    if epochs := int(room / (costs.updates * costs.update + costs.end)):
+    if (epochs := int(room / (costs.updates * costs.update + costs.end))) > 0:
         return Length(epochs=epochs)
     images = int(costs.images * (room - costs.end) / (costs.updates * costs.update))
     if images < batch_size:

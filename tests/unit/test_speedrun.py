@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ def test_one_epoch_that_takes_too_long_gets_fewer_images() -> None:
     assert Length(epochs=1, train_size=370).overrides == ["train.epochs=1", "data.train_size=370"]
     with pytest.raises(RobustCliError, match=r"--budget: found 3 s; expected at least 4 s, which one update takes"):
         fitted_length(costs, 3, 64)
+    # Reading the images takes longer than the budget and several epochs.
+    with pytest.raises(RobustCliError, match=r"--budget: found 10 s; expected at least 109 s"):
+        fitted_length(replace(costs, start=100.0), 10, 64)
 
 
 def test_what_uses_up_the_budget_starts_again_with_fewer_epochs(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
