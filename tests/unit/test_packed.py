@@ -129,6 +129,12 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def _altered(path: Path) -> None:
+    contents = bytearray(path.read_bytes())
+    contents[-10] ^= 255
+    path.write_bytes(contents)
+
+
 def _newer(path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
 
@@ -138,6 +144,7 @@ def _newer(path: Path) -> None:
     [
         ("train-00000.bin", Path.unlink, r"train-00000\.bin: is missing"),
         ("test-00000.bin", _cut, r"test-00000\.bin: has \d+ bytes; pack\.json states \d+ bytes"),
+        ("train.npz", _altered, r"train\.npz: cannot be read \(.*\); pack the folder again"),
         ("pack.json", _newer, "format: input should be 1"),
         ("pack.json", _cut, "not JSON"),
     ],

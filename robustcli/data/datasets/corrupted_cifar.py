@@ -17,6 +17,7 @@ from robustcli.data.datasets.corruptions import check_corruptions
 from robustcli.data.datasets.fixed_order import fixed_order
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Count
+from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import absolute
 
 _SIDE = 32
@@ -129,6 +130,6 @@ def _array(path: Path) -> NDArray[Any]:
     """Map an array on disk into memory."""
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise RobustCliError(f"data.root: {path}: not a NumPy array: {error}; download it again") from error
     return found

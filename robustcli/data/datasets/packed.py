@@ -21,6 +21,7 @@ from robustcli.data.datasets import DATASETS, Part, Source
 from robustcli.data.datasets.encoded import CropFrom, EncodedSplit, fingerprint, source_of, test_source_of
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.registry.types import Count, Size
+from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import absolute, read_json
 
 MANIFEST = "pack.json"
@@ -272,9 +273,9 @@ def _split(folder: Path, manifest: Manifest, name: PartName, size: int) -> "Enco
     part = manifest.parts[name]
     path = folder / part.index.file
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             index = {key: stored[key] for key in ("labels", "names", "shard", "start", "length")}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except UNREADABLE as error:
         raise RobustCliError(f"{path}: cannot be read ({in_one_line(error)}); pack the folder again") from error
     shards = Shards([folder / shard.file for shard in part.shards], index)
     files = PackedFiles(folder, name, shards, range(part.images))
