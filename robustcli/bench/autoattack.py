@@ -23,7 +23,7 @@ from robustcli.evaluators import chunks
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.measuring.passes import forward_alone, input_gradient_alone
-from robustcli.measuring.timing import ALONE, Spread, Stopwatch, speed, verdict
+from robustcli.measuring.timing import ALONE, Spread, Stopwatch, alternating, speed, verdict
 from robustcli.runtime.precision import full_precision
 
 PACKAGE, NATIVE, NATIVE_AGAIN = "package, as it comes", "native", "native again"
@@ -51,11 +51,9 @@ def bench_autoattack(
         limit = _LimitRun(subject, watch, natives[NATIVE], clean)
         runs: dict[str, _Run] = {PACKAGE: package, **natives, ALONE: limit}
         # The limit is last in the first round, because it makes passes that depend on what the others find.
-        order = list(runs.values())
-        for _ in range(rounds):
+        for order in alternating(runs.values(), rounds):
             for run in order:
                 run.once()
-            order.reverse()
     return SpeedBench(
         **subject.header(["pyautoattack"]),
         clean=float(clean.double().mean()),

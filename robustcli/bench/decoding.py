@@ -21,7 +21,7 @@ from robustcli.bench.worker import Worker, messages
 from robustcli.data.datasets.encoded import usable_processors
 from robustcli.data.datasets.image_folder import image_folder
 from robustcli.data.splits import prepare
-from robustcli.measuring.timing import OURS, Spread, speed
+from robustcli.measuring.timing import OURS, Spread, alternating, speed
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.specs.settings import Augment
 from robustcli.threat.noise import StreamNoise
@@ -71,12 +71,10 @@ def bench_decoding(rounds: int, files: int = _FILES) -> Decoding:
         apart = [stack.enter_context(Worker[_Seconds](_serve, OURS, folder, [processor])) for processor in processors]
         for each in (*loaders.values(), *apart):
             each.ask(_EPOCH)
-        order = list(loaders)
-        for _ in range(rounds):
+        for order in alternating(loaders, rounds):
             for key in order:
                 found[key].append(loaders[key].ask(_EPOCH))
             separate.append(_at_once(apart))
-            order.reverse()
     return _decoding(found, separate, files)
 
 

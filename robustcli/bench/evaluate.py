@@ -15,7 +15,7 @@ from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks
 from robustcli.evaluators.attack import Attacked
-from robustcli.measuring.counters import peak_bytes
+from robustcli.measuring.counters import peak_of_run
 from robustcli.measuring.passes import forward_alone, input_gradient_alone, passes_by_kind
 from robustcli.measuring.timing import AGAIN, ALONE, Stopwatch, Timed, Timings, measure
 from robustcli.runtime.precision import full_precision
@@ -54,7 +54,7 @@ def bench_evaluation(subject: BenchSubject, rounds: int) -> EvaluationBench:
         subject.network.requires_grad_(False)
         ways = {name: _Way(run) for name, run in _ways(subject, missing).items()}
         passes = {name: _counted(subject, way) for name, way in ways.items()}
-        peaks = {name: peak_bytes(way.run, subject.x.device) for name, way in ways.items()}
+        peaks = {name: peak_of_run(way.run, subject.x.device) for name, way in ways.items()}
         samples = {name: Timed(way, watch) for name, way in ways.items()}
         timings = Timings(measure(samples, rounds), ours=LEAVING)
     rows = [

@@ -55,10 +55,10 @@ def peak_of_update(network: nn.Module, step: Callable[[], object], device: torch
     """
     step()
     network.zero_grad(set_to_none=True)
-    return peak_bytes(step, device)
+    return peak_of_run(step, device)
 
 
-def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+def peak_of_run(run: Callable[[], object], device: torch.device) -> int:
     """Return the peak memory of tensors while `run` runs, in addition to the memory before.
 
     On a GPU torch's allocator counts it. On a CPU it is the sum of the allocations that torch's profiler records, so

@@ -3,14 +3,16 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from pydantic.dataclasses import dataclass as stored_dataclass
 
 # Names of rows in all benches: our code, the same again for the noise, and the limit.
 OURS, AGAIN, ALONE = "ours", "ours again", "its passes alone"
+_Thing = TypeVar("_Thing")
 # Minimum duration of a sample in seconds; shorter ones are dominated by the clock.
 _SAMPLE = 0.25
 
@@ -89,6 +91,14 @@ class Timed:
         return (self.watch.now() - start) / repeats
 
 
+def alternating(things: Iterable[_Thing], rounds: int) -> Iterator[Sequence[_Thing]]:
+    """Yield the things of every round, in an order that is reversed after each one."""
+    order = list(things)
+    for _ in range(rounds):
+        yield order
+        order = order[::-1]
+
+
 def measure(samples: Mapping[str, Sample], rounds: int) -> dict[str, list[float]]:
     """Return the seconds per run of every sample, one number per round; the order is reversed after each round.
 
@@ -96,13 +106,12 @@ def measure(samples: Mapping[str, Sample], rounds: int) -> dict[str, list[float]
     """
     for sample in samples.values():
         sample(1)
-    names = list(samples)
-    repeats = max(1, math.ceil(_SAMPLE / max(samples[names[0]](1), 1e-6)))
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
+    first = next(iter(samples.values()))
+    repeats = max(1, math.ceil(_SAMPLE / max(first(1), 1e-6)))
+    seconds: dict[str, list[float]] = {name: [] for name in samples}
+    for names in alternating(samples, rounds):
         for name in names:
             seconds[name].append(samples[name](repeats))
-        names.reverse()
     return seconds
 
 

@@ -45,7 +45,7 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.evaluators.quick import Quick
 from robustcli.measuring import timing
-from robustcli.measuring.counters import peak_bytes, peak_of_update
+from robustcli.measuring.counters import peak_of_run, peak_of_update
 from robustcli.measuring.machine import Circumstances, Machine
 from robustcli.measuring.passes import PassesAlone, least_passes, passes_by_kind
 from robustcli.measuring.timing import Spread, Stopwatch, Timed, Timings, measure, speed, verdict
@@ -254,8 +254,8 @@ def test_a_peak_is_what_is_held_at_once() -> None:
         del first
 
     # 1000 and 500 numbers of four bytes; the memory of the last run counts as held before.
-    assert [peak_bytes(run, CPU), peak_bytes(run, CPU)] == [6000, 6000]
-    assert peak_bytes(lambda: None, CPU) == 0
+    assert [peak_of_run(run, CPU), peak_of_run(run, CPU)] == [6000, 6000]
+    assert peak_of_run(lambda: None, CPU) == 0
 
 
 def test_output_during_memory_counting_is_printed_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +265,7 @@ def test_output_during_memory_counting_is_printed_afterwards(capfd: pytest.Captu
         older.pop()
         os.write(2, b"ours\n")
 
-    assert peak_bytes(run, CPU) == 0
+    assert peak_of_run(run, CPU) == 0
     assert capfd.readouterr().err == "ours\n"
 
 
