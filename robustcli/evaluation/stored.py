@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,42 +23,10 @@ from robustcli.evaluators import Evaluator
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
 from robustcli.specs.check import to_plain, with_leaves
+from robustcli.store.evaluation_files import EvaluationFiles
 from robustcli.store.evaluations import Evaluation, read_evaluation
 from robustcli.store.files import write_json
 from robustcli.threat.threat import ThreatModel
-
-
-@dataclass(frozen=True)
-class EvaluationFiles:
-    """Files of one evaluation, in a folder with those of other evaluations.
-
-    Args:
-        folder: the folder.
-        key: name of the evaluation.
-    """
-
-    folder: Path
-    key: str
-
-    @property
-    def result(self) -> Path:
-        """The stored `Evaluation`; if this file exists, the evaluation is finished."""
-        return self.folder / f"{self.key}.json"
-
-    @property
-    def per_image(self) -> Path:
-        return self.folder / f"{self.key}.csv"
-
-    @property
-    def adversarial_examples(self) -> Path:
-        """Adversarial images, also under their former name from version 0.1."""
-        path = self.folder / f"{self.key}.adversarial.npz"
-        former = self.folder / f"{self.key}.witnesses.npz"
-        return former if former.exists() and not path.exists() else path
-
-    @property
-    def journal(self) -> Path:
-        return self.folder / f"{self.key}.journal"
 
 
 @dataclass(frozen=True, kw_only=True)

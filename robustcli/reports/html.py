@@ -8,7 +8,6 @@ from typing import Any
 from robustcli import __version__
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.per_image import ImageResult, read_per_image
-from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluation.wording import describe, interval, percent, threats_of
 from robustcli.reports.charts import line_chart, scatter
 from robustcli.reports.images import data_url, difference
@@ -117,7 +116,7 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
 def _evaluation(results: Results, key: str, folder: Path) -> View:
     evaluation = results.evaluations[key]
     clean = results.clean_accuracy(key)
-    files = EvaluationFiles(folder / "evaluations", key)
+    files = RunFolder(folder).evaluation(key)
     lines = read_per_image(files.per_image) if files.per_image.is_file() else []
     return {
         "key": key,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from robustcli.errors import InUseError, RobustCliError
 from robustcli.registry.types import Precision
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.evaluation_files import EvaluationFiles
 from robustcli.store.files import append, write_json, write_text
 from robustcli.store.provenance import (
     DataRecord,
@@ -73,8 +74,8 @@ class RunFolder:
     def evaluations(self) -> Path:
         return self.path / "evaluations"
 
-    def evaluation(self, key: str) -> Path:
-        return self.evaluations / f"{key}.json"
+    def evaluation(self, key: str) -> EvaluationFiles:
+        return EvaluationFiles(self.evaluations, key)
 
     @property
     def is_finished(self) -> bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.evaluation.per_image import ImageResult, read_per_image
-from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluation.wording import interval
 from robustcli.specs.yamlfile import flat, plain_text, read_yaml
 from robustcli.statistics import mcnemar
@@ -58,7 +57,7 @@ class _Side:
         return self.results.weights_digest or ""
 
     def per_image(self, key: str) -> list[ImageResult]:
-        path = EvaluationFiles(self.folder / "evaluations", key).per_image
+        path = RunFolder(self.folder).evaluation(key).per_image
         return read_per_image(path) if path.is_file() else []
 
 

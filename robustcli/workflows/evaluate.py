@@ -19,7 +19,7 @@ from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_b
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
 from robustcli.evaluation.progress import StageLines, StageProgress, silent
 from robustcli.evaluation.restore import settled
-from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters
+from robustcli.evaluation.stored import Task, plain_parameters
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import device_of, in_processes
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
@@ -257,7 +257,7 @@ def case_of(request: Request, device: torch.device) -> Case:
     folder = RunFolder(_folder(request.store, defaults.name, digest, behavior_of(network, x, y)))
     tasks = {
         key: Task(
-            files=EvaluationFiles(folder.evaluations, key),
+            files=folder.evaluation(key),
             chosen=choice,
             evaluator=evaluators[key],
             data=case.data,

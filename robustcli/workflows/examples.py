@@ -13,11 +13,11 @@ from robustcli.data.images import Images
 from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.per_image import ImageResult, decoded, read_adversarial_examples, read_per_image
-from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.runtime.device import choose_device
 from robustcli.store.files import replacing
+from robustcli.store.runs import RunFolder
 from robustcli.store.search import run_folders
-from robustcli.workflows.verify import find_evidence
+from robustcli.workflows.verify import evaluated_model
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Examples:
 
 def keys_with_examples(folder: Path) -> list[str]:
     """Names of the evaluations of a run or of `robust eval` that stored adversarial examples."""
-    evaluations = folder / "evaluations"
-    keys = (path.stem for path in sorted(evaluations.glob("*.csv")))
-    return [key for key in keys if EvaluationFiles(evaluations, key).adversarial_examples.is_file()]
+    run = RunFolder(folder)
+    keys = (path.stem for path in sorted(run.evaluations.glob("*.csv")))
+    return [key for key in keys if run.evaluation(key).adversarial_examples.is_file()]
 
 
 def stored_examples(
@@ -101,8 +101,7 @@ def stored_examples(
             "in the spec"
         )
     key = keys[-1] if key is None else key
-    model, evaluations = find_evidence(folder, overrides, None)
-    files = EvaluationFiles(evaluations, key)
+    model, files = evaluated_model(folder, overrides, None), RunFolder(folder).evaluation(key)
     outcomes = {line.image: line for line in read_per_image(files.per_image)}
     stored = list(read_adversarial_examples(files.adversarial_examples))
     wanted = set(sorted(number for _, numbers, _ in stored for number in numbers.tolist())[:limit])

@@ -14,9 +14,10 @@ from robustcli.models.model import test_images
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
 from robustcli.store.evaluations import Evaluation, read_evaluation
+from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel
-from robustcli.workflows.verify import find_evidence
+from robustcli.workflows.verify import evaluated_model
 from robustcli.workflows.verify_evaluation import threats_of
 
 
@@ -57,8 +58,8 @@ def resample(
         RobustCliError: there is no such evaluation, or nothing survived it.
     """
     evaluator = instantiate(evaluator_of(attack, {}))
-    model, evaluations = find_evidence(folder, overrides, checkpoint)
-    stored = {path.stem: read_evaluation(path) for path in sorted(evaluations.glob("*.json"))}
+    model = evaluated_model(folder, overrides, checkpoint)
+    stored = {path.stem: read_evaluation(path) for path in sorted(RunFolder(folder).evaluations.glob("*.json"))}
     attacked = {name: one for name, one in stored.items() if not one.is_clean}
     if key is not None and key not in attacked:
         raise RobustCliError(f"--key: {folder} has no attack '{key}'{suggest(key, attacked)}")

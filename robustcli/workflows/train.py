@@ -14,7 +14,7 @@ from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.fingerprint import files_digest
-from robustcli.evaluation.stored import EvaluationFiles, Task
+from robustcli.evaluation.stored import Task
 from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
 from robustcli.evaluators import Evaluator
 from robustcli.models.build import SELECTED_ON_TEST, network_of
@@ -82,7 +82,7 @@ def _run_experiment(
                     raise RobustCliError(f"evaluate.{key}.examples: {count}; there are {test_images} test images")
             # Before the training, because the spec of a trained network cannot be changed.
             for key, evaluator in evaluators.items():
-                if not found.evaluation(key).exists():
+                if not found.evaluation(key).result.exists():
                     _require_files(key, evaluator)
             described = DataRecord(
                 digest=data.digest, sizes=data.sizes, decode=data.decode, extra_digest=data.extra_digest
@@ -171,7 +171,7 @@ def _evaluate(
     doubts = unverified(spec.defense, spec.data, spec.evaluate)
     for key, chosen in spec.evaluate.items():
         task = Task(
-            files=EvaluationFiles(folder.evaluations, key),
+            files=folder.evaluation(key),
             chosen=chosen,
             evaluator=evaluators[key],
             data=data,
@@ -198,7 +198,7 @@ def _results(spec: ExperimentSpec, network: nn.Module, folder: RunFolder) -> Run
         **run_outcome(spec, best.check, training, data.sizes),
         data=data,
         precision=folder.begun_precision(),
-        evaluations={key: read_evaluation(folder.evaluation(key)) for key in spec.evaluate},
+        evaluations={key: read_evaluation(folder.evaluation(key).result) for key in spec.evaluate},
     )
     return chained(folder.path, results, weights_digest(network))
 

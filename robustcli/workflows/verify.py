@@ -8,13 +8,13 @@ from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.consistency import check_counts, check_derived
 from robustcli.evaluation.per_image import read_per_image
-from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.models.digest import weights_digest
 from robustcli.models.find import find_model
 from robustcli.models.model import LoadedModel, Model, test_images
 from robustcli.models.schemes import scheme_of
 from robustcli.runtime.device import choose_device
 from robustcli.store.chain import RESULTS
+from robustcli.store.evaluation_files import EvaluationFiles
 from robustcli.store.evaluations import parse_evaluation, upgraded_evaluation
 from robustcli.store.files import read_json
 from robustcli.store.results import Chain, EvalResults, ModelRequest, Results, RunResults, read_results
@@ -48,20 +48,22 @@ def verify_folder(
     stated = read_json(files.results) if files.is_finished else {}
     if isinstance(results, RunResults) and checkpoint is None and not files.best.is_file():
         return list(_of_numbers(files, results, stated))
-    model, evaluations = find_evidence(files.path, overrides, checkpoint)
-    keys = sorted({path.stem for kind in ("*.csv", "*.json") for path in evaluations.glob(kind)})
+    model = evaluated_model(files.path, overrides, checkpoint)
+    keys = sorted({path.stem for kind in ("*.csv", "*.json") for path in files.evaluations.glob(kind)})
     keys = list(dict.fromkeys((*keys, *(results.evaluations if results else ()))))
     if not keys:
-        raise RobustCliError(f"{evaluations}: found no results and no per-image results (*.csv); nothing to check")
+        raise RobustCliError(
+            f"{files.evaluations}: found no results and no per-image results (*.csv); nothing to check"
+        )
     data = test_images(model.defaults, choose_device(device))
     loaded = model.load(data, choose_device(device))
-    known = {key: _stored(EvaluationFiles(evaluations, key), stated) for key in keys}
-    count = max(parse_evaluation(raw, evaluations / f"{key}.json").total for key, raw in known.items())
-    x, y = data.images("test", min(count, data.sizes.test))
+    known = {key: _stored(files.evaluation(key), stated) for key in keys}
+    totals = {key: parse_evaluation(raw, files.evaluation(key).result).total for key, raw in known.items()}
+    x, y = data.images("test", min(max(totals.values()), data.sizes.test))
     findings = []
     for key in keys:
-        begins(f"{key}, {parse_evaluation(known[key], evaluations / f'{key}.json').total} images")
-        own = EvaluationFiles(evaluations, key)
+        begins(f"{key}, {totals[key]} images")
+        own = files.evaluation(key)
         finding = verify(own, loaded.network, x, y, known[key])
         if results is not None and upgraded_evaluation(stated["evaluations"].get(key)) != upgraded_evaluation(
             known[key]
@@ -82,7 +84,7 @@ def _of_numbers(files: RunFolder, results: RunResults, stated: Mapping[str, Any]
     """Check results without their weights: only that the numbers of every evaluation are consistent."""
     for key, result in results.evaluations.items():
         problems = list(check_derived(result, stated["evaluations"][key]))
-        lines = EvaluationFiles(files.evaluations, key).per_image
+        lines = files.evaluation(key).per_image
         if lines.is_file():
             problems += check_counts(result, read_per_image(lines))
         unchecked = ["weights, images, predictions and attacks"]
@@ -130,8 +132,8 @@ def chain_in(folder: Path) -> Chain:
     return chain
 
 
-def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None) -> tuple[Model, Path]:
-    """Find the network that the evaluations in a folder are about, and the folder of their files.
+def evaluated_model(folder: Path, overrides: Sequence[str], checkpoint: str | None) -> Model:
+    """Return the model that the evaluations in a folder are about.
 
     Args:
         folder: folder of a run, or stored by `robust eval`.
@@ -161,4 +163,4 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
             "evaluated, or name the weights with robust verify --checkpoint"
         )
     moved = {"text": text, "overrides": (*wanted.overrides, *overrides)}
-    return find_model(wanted.model_copy(update=moved)), files.evaluations
+    return find_model(wanted.model_copy(update=moved))

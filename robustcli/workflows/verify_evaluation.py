@@ -15,13 +15,13 @@ from robustcli.evaluation.consistency import Threats, check_counts, check_derive
 from robustcli.evaluation.fingerprint import evaluator_text, images_digest, in_present_names
 from robustcli.evaluation.per_image import ImageResult, decoded, read_adversarial_examples, read_per_image
 from robustcli.evaluation.restore import settled
-from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluators import Evaluator
 from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
 from robustcli.specs.check import checked_member, checked_settings, with_leaves
 from robustcli.specs.settings import EVALUATOR, ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
+from robustcli.store.evaluation_files import EvaluationFiles
 from robustcli.store.evaluations import Evaluation, parse_evaluation
 from robustcli.store.files import read_json
 from robustcli.threat.noise import derive

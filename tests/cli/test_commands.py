@@ -139,7 +139,7 @@ def test_train_stores_everything_a_run_has(robust: Robust, tiny: Path) -> None:
     assert list(results["evaluations"]) == ["clean", "pgd"]
     for key, result in results["evaluations"].items():
         assert set(result) == EVALUATION_KEYS
-        assert result == read_json(folder.evaluation(key))
+        assert result == read_json(folder.evaluation(key).result)
         assert result["total"] == len(result["survivors"]) == 60
         assert result["correct"] == result["survivors"].count("1")
         assert result["accuracy"] == result["correct"] / 60
@@ -365,8 +365,8 @@ def test_a_signal_during_the_evaluations_ends_with_3_too(tiny: Path, name: str) 
     assert sessions.end_of(process) == 3
     assert "continue with --resume" in sessions.log.read_text(encoding="utf-8")
     folder = the_run(Path("runs"))
-    assert folder.evaluation("clean").exists()
-    assert not folder.evaluation("long").exists()
+    assert folder.evaluation("clean").result.exists()
+    assert not folder.evaluation("long").result.exists()
     assert not folder.is_finished
 
 

@@ -95,7 +95,7 @@ def robust_of(precision: str, folder: Path, seeds: int) -> tuple[int, int]:
         spec = ExperimentSpec.parse(
             override_text(SPEC, [f"seed={seed}", f"train.precision={precision}"], "gate"), "gate"
         )
-        result = read_json(run_experiment(spec, folder, Screen(is_quiet=True)).evaluation("pgd"))
+        result = read_json(run_experiment(spec, folder, Screen(is_quiet=True)).evaluation("pgd").result)
         survived, images = survived + result["correct"], images + result["total"]
     return survived, images
 

@@ -54,10 +54,10 @@ def _check(
     path: str, key: str, run: str, overrides: Sequence[str], checkpoint: str | None, device_name: str
 ) -> dict[str, Any]:
     """Check the folder; this runs in the new process."""
-    from robustcli.evaluation.stored import EvaluationFiles
     from robustcli.models.model import test_images
     from robustcli.runtime.device import choose_device
-    from robustcli.workflows.verify import find_evidence
+    from robustcli.store.evaluation_files import EvaluationFiles
+    from robustcli.workflows.verify import evaluated_model
     from robustcli.workflows.verify_evaluation import verify
 
     folder, device = Path(path), choose_device(device_name)
@@ -69,8 +69,8 @@ def _check(
     network = module.build().to(device)
     if network.training:
         return {"problems": ["model.py: the network is in train mode"], "checked": "nothing"}
-    subject, _ = find_evidence(Path(run), overrides, checkpoint)
-    x, y = test_images(subject.defaults, device).images("test")
+    model = evaluated_model(Path(run), overrides, checkpoint)
+    x, y = test_images(model.defaults, device).images("test")
     finding = verify(EvaluationFiles(folder, key), network, x, y)
     return {"problems": finding.problems, "checked": finding.checked}
 

@@ -15,13 +15,13 @@ from robustcli import __version__
 from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.per_image import read_per_image
-from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.models.architecture import Architecture
 from robustcli.models.model import ExternalModel, Model, TrainedModel, test_images
 from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
 from robustcli.specs.yamlfile import to_yaml
+from robustcli.store.evaluation_files import EvaluationFiles
 from robustcli.store.evaluations import Evaluation, Threat, read_evaluation
 from robustcli.store.files import require_empty, write_json
 from robustcli.store.results import Results, read_results
@@ -31,7 +31,7 @@ from robustcli.workflows.export.card import architecture_name, card, threat_name
 from robustcli.workflows.export.claims import missing_for_autoattack, missing_images
 from robustcli.workflows.export.metadata import Metadata, dataset_of, read_metadata
 from robustcli.workflows.export.recheck import recheck
-from robustcli.workflows.verify import find_evidence
+from robustcli.workflows.verify import evaluated_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +82,11 @@ def export(
     if out.resolve() == Path.cwd():
         raise RobustCliError(f"{out}: is the current folder, which cannot be replaced; expected another new folder")
     metadata = read_metadata(metadata_file)
-    subject, evaluations = find_evidence(run, overrides, checkpoint)
+    subject = evaluated_model(run, overrides, checkpoint)
     if (run / "spec.yaml").is_file() and not RunFolder(run).is_finished:
         raise RobustCliError(f"{run}: is {RunFolder(run).status()}; finish it with --resume")
     results = read_results(RunFolder(run).results)
-    files = _files(evaluations, evaluation, results)
+    files = _files(RunFolder(run), evaluation, results)
     result, lines = read_evaluation(files.result), read_per_image(files.per_image)
     chosen = _architecture(subject, run)
     dataset, threat = dataset_of(subject.defaults.data.name, metadata), results.threat
@@ -175,10 +175,12 @@ def _record(results: Results, key: str) -> dict[str, Any]:
     return {**found, "evaluations": {key: {k: v for k, v in evaluation.items() if k not in ("survivors", "sample")}}}
 
 
-def _files(folder: Path, key: str, results: Results) -> EvaluationFiles:
+def _files(folder: RunFolder, key: str, results: Results) -> EvaluationFiles:
     if key not in results.evaluations:
-        raise RobustCliError(f"--evaluation: {folder} has no evaluation '{key}'{suggest(key, results.evaluations)}")
-    files = EvaluationFiles(folder, key)
+        raise RobustCliError(
+            f"--evaluation: {folder.evaluations} has no evaluation '{key}'{suggest(key, results.evaluations)}"
+        )
+    files = folder.evaluation(key)
     for path in (files.result, files.per_image):
         if not path.is_file():
             raise RobustCliError(f"{path}: no such file; it is needed to check the export")
