@@ -1,4 +1,4 @@
-"""The worst point that a search has seen for every image."""
+"""The worst, or the nearest, point that a search has seen for every image."""
 
 from dataclasses import dataclass
 
@@ -48,3 +48,34 @@ class BestSoFar:
     def open_rows(self) -> Tensor:
         """Indices of the images that are not settled."""
         return (~self.is_settled).nonzero().flatten()
+
+
+@dataclass
+class NearestSoFar:
+    """For every image, the nearest point of interest so far, such as a misclassified one.
+
+    Args:
+        points: (n, c, h, w).
+        distances: (n,) from the image, infinite before the first point.
+    """
+
+    points: Tensor
+    distances: Tensor
+
+    @classmethod
+    def start(cls, x: Tensor) -> "NearestSoFar":
+        """The state before any point, with x as the point."""
+        return cls(x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype))
+
+    def update(self, points: Tensor, distances: Tensor, is_candidate: Tensor, rows: Rows) -> None:
+        """Store the candidates that are nearer than the points before.
+
+        Args:
+            points: (m, c, h, w).
+            distances: (m,).
+            is_candidate: (m,) bool.
+            rows: images of these points, each once.
+        """
+        is_nearer = is_candidate & (distances < self.distances[rows])
+        self.points[rows] = torch.where(per_example(is_nearer, points), points, self.points[rows])
+        self.distances[rows] = torch.where(is_nearer, distances, self.distances[rows])

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.adam import Adam
+from robustcli.attacks.best_so_far import NearestSoFar
 from robustcli.attacks.losses import labels_of, margin
 from robustcli.registry.types import Count, NonNegative, Positive
 from robustcli.threat.noise import Noise
-from robustcli.threat.threat import ThreatModel, per_example
+from robustcli.threat.threat import ThreatModel
 
 # Slightly inside [0, 1], because the change of variable is infinite at the bounds.
 _INSIDE = 0.999999
@@ -68,31 +69,30 @@ class CarliniWagner(Attack):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         threat.require_norm("carlini_wagner", "l2")
-        labels, found = labels_of(y), x.clone()
+        labels, found = labels_of(y), NearestSoFar.start(x)
         with torch.no_grad():
             # For a misclassified image, this is the nearest point.
             rows = (model(x).argmax(1) == labels).nonzero().flatten()
-        reach = torch.full_like(x[:, 0, 0, 0], torch.inf)
+        reach = found.distances
         low, c, high = torch.zeros_like(reach), torch.full_like(reach, self.c), reach.clone()
         for _ in range(self.searches):
             if not len(rows):
                 break
             points, sizes = self._descend(model, x[rows], labels[rows], c[rows], threat)
-            is_kept = (sizes <= threat.radius) & (sizes < reach[rows])
-            found[rows[is_kept]], reach[rows[is_kept]] = points[is_kept], sizes[is_kept]
+            found.update(points, sizes, sizes <= threat.radius, rows)
             is_found = sizes.isfinite()
             high[rows] = torch.where(is_found, c[rows], high[rows])
             low[rows] = torch.where(is_found, low[rows], c[rows])
             c = torch.where(high.isinf(), _GROWTH * c, (low + high) / 2)
             if self.keep == "fooled":
                 rows = rows[reach[rows] > threat.radius]
-        return found
+        return found.points
 
     def _descend(
         self, model: nn.Module, x: Tensor, labels: Tensor, c: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
         """Return the nearest misclassified point of a descent and its distance, infinite if there is none."""
-        nearest, sizes = x.clone(), torch.full_like(c, torch.inf)
+        nearest = NearestSoFar.start(x)
         rows, origin = torch.arange(len(x), device=x.device), x
         # Pixels may leave [0, 1] by rounding.
         w = torch.atanh(_INSIDE * (2 * x.clamp(0, 1) - 1))
@@ -109,9 +109,7 @@ class CarliniWagner(Attack):
                 (grad,) = torch.autograd.grad(objective.sum(), w)
             x_adv, size = x_adv.detach(), threat.size(x_adv.detach() - origin)
             is_fooled = (logits.argmax(1) != labels[rows]) & (lead.detach() >= self.confidence)
-            is_nearer = is_fooled & (size < sizes[rows])
-            nearest[rows] = torch.where(per_example(is_nearer, x), x_adv, nearest[rows])
-            sizes[rows] = torch.where(is_nearer, size, sizes[rows])
+            nearest.update(x_adv, size, is_fooled, rows)
             w = w.detach() - self.lr * adam.direction(grad)
             stays = torch.ones_like(is_fooled)
             if step % tenth == 0:
@@ -119,10 +117,10 @@ class CarliniWagner(Attack):
                 stays = (objective.detach() <= _FALLS * before) | (moves > _MOVES * self.lr)
                 before, w_before = objective.detach(), w
             if self.keep == "fooled" and step % _LOOKS_EVERY == 0:
-                stays = stays & (sizes[rows] > threat.radius)
+                stays = stays & (nearest.distances[rows] > threat.radius)
             if (step % tenth == 0 or step % _LOOKS_EVERY == 0) and not bool(stays.all()):
                 rows, origin, w, w_before = rows[stays], origin[stays], w[stays], w_before[stays]
                 before, adam = before[stays], adam.rows(stays)
                 if not len(rows):
                     break
-        return nearest, sizes
+        return nearest.points, nearest.distances

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, BatchedAttack
+from robustcli.attacks.best_so_far import NearestSoFar
 from robustcli.attacks.boundary import nearest_plane, rivals_of
 from robustcli.attacks.losses import labels_of, margin
 from robustcli.registry.types import Count, Positive, Share, Size
@@ -74,7 +75,8 @@ class Fab(BatchedAttack):
         labels = labels_of(y)
         with torch.no_grad():
             logits = model(x)
-        found, reach = x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
+        found = NearestSoFar.start(x)
+        reach = found.distances
         # For a misclassified image, this is the nearest point.
         reach[logits.argmax(1) != labels] = 0
         for restart in range(self.restarts):
@@ -84,7 +86,7 @@ class Fab(BatchedAttack):
                 is_open = reach > (threat.radius if self.keep == "fooled" else 0)
                 rows = is_open.nonzero().flatten()
                 if not len(rows):
-                    return found
+                    return found.points
                 together = max(1, (self.batch_size or 1) // len(rows))
                 targets, waiting = waiting[:together], waiting[together:]
                 rivals = torch.cat([target[rows] for target in targets])
@@ -93,11 +95,11 @@ class Fab(BatchedAttack):
                 attempts = several, turns
                 points, sizes = self._try(model, x[several], labels[several], rivals, start[several], attempts, threat)
                 for part in torch.arange(len(several), device=x.device).chunk(len(targets)):
-                    is_kept = (sizes[part] <= threat.radius) & (sizes[part] < reach[rows])
+                    is_inside = sizes[part] <= threat.radius
                     if self.keep == "fooled":
-                        is_kept &= reach[rows] > threat.radius
-                    found[rows[is_kept]], reach[rows[is_kept]] = points[part][is_kept], sizes[part][is_kept]
-        return found
+                        is_inside &= reach[rows] > threat.radius
+                    found.update(points[part], sizes[part], is_inside, rows)
+        return found.points
 
     def _rivals(self, logits: Tensor, labels: Tensor) -> list[Tensor]:
         """Target classes of each attempt, (n, m) each, starting with the most likely."""
@@ -122,17 +124,15 @@ class Fab(BatchedAttack):
         images, turns = attempts
         # Indices, because several rows of one image meet in a minimum, which must not wait for the device.
         first_done = torch.full((int(images.max()) + 1,), len(x), device=x.device)
-        nearest, sizes = x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
+        nearest = NearestSoFar.start(x)
+        sizes = nearest.distances
         rows, origin, x_adv = torch.arange(len(x), device=x.device), x, start
         for _ in range(self.steps):
             gap, weight = nearest_plane(model, x_adv, labels[rows], rivals[rows], threat.norm)
             x_adv = self._advance(x_adv, origin, gap, weight, threat)
             with torch.no_grad():
                 is_fooled = model(x_adv).argmax(1) != labels[rows]
-            size = threat.size(x_adv - origin)
-            is_nearer = is_fooled & (size < sizes[rows])
-            nearest[rows] = torch.where(per_example(is_nearer, x), x_adv, nearest[rows])
-            sizes[rows] = torch.where(is_nearer, size, sizes[rows])
+            nearest.update(x_adv, threat.size(x_adv - origin), is_fooled, rows)
             x_adv = torch.where(per_example(is_fooled, x), origin + self.beta * (x_adv - origin), x_adv)
             done = torch.where(sizes[rows] <= threat.radius, turns[rows], len(x))
             first_done.scatter_reduce_(0, images[rows], done, "amin")
@@ -141,10 +141,10 @@ class Fab(BatchedAttack):
                 rows, origin, x_adv = rows[stays], origin[stays], x_adv[stays]
                 if not len(rows):
                     break
-        if self.final_search:
-            nearest = self._drawn_back(model, nearest, x, labels)
-            sizes = torch.where(sizes.isinf(), sizes, threat.size(nearest - x))
-        return nearest, sizes
+        if not self.final_search:
+            return nearest.points, sizes
+        drawn = self._drawn_back(model, nearest.points, x, labels)
+        return drawn, torch.where(sizes.isinf(), sizes, threat.size(drawn - x))
 
     def _advance(self, x_adv: Tensor, x: Tensor, gap: Tensor, weight: Tensor, threat: ThreatModel) -> Tensor:
         """Step beyond the plane, between its nearest points to x_adv and to x."""

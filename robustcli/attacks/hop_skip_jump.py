@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
+from robustcli.attacks.best_so_far import NearestSoFar
 from robustcli.attacks.losses import labels_of
 from robustcli.registry.types import Count
 from robustcli.threat.noise import Noise
@@ -64,7 +65,7 @@ class HopSkipJump(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         threat.require_norm("hop_skip_jump", "linf", "l2")
         oracle = _Oracle(model, labels_of(y), max(len(x), 1))
-        found, reach = x.clone(), torch.full_like(x[:, 0, 0, 0], torch.inf)
+        found = NearestSoFar.start(x)
         # For a misclassified image, this is the nearest point.
         rows = (~oracle.is_wrong(x, torch.arange(len(x), device=x.device))).nonzero().flatten()
         halvings = _bisections(x, threat)
@@ -78,13 +79,12 @@ class HopSkipJump(Attack):
             points[rows] = oracle.drawn_to_boundary(points[rows], x[rows], rows, threat, halvings)
             spent[rows] += halvings
             size = threat.size(points[rows] - x[rows])
-            is_kept = (size <= threat.radius) & (size < reach[rows])
-            found[rows[is_kept]], reach[rows[is_kept]] = points[rows[is_kept]], size[is_kept]
+            found.update(points[rows], size, size <= threat.radius, rows)
             step += 1
             samples = int(self.samples * math.sqrt(step))
             is_open = spent[rows] + samples + _HALVINGS + halvings <= self.queries
             if self.keep == "fooled":
-                is_open &= reach[rows] > threat.radius
+                is_open &= found.distances[rows] > threat.radius
             rows, size = rows[is_open], size[is_open]
             if not len(rows):
                 break
@@ -96,7 +96,7 @@ class HopSkipJump(Attack):
             points[rows], asked = oracle.jumped(points[rows], rows, threat.ascent(normal, points[rows], 1.0), jumps)
             spent[rows] += samples + asked
             away[rows] = threat.size(points[rows] - x[rows])
-        return found
+        return found.points
 
     def _begin(self, x: Tensor, rows: Tensor, oracle: "_Oracle", rng: Noise) -> tuple[Tensor, Tensor]:
         """Return misclassified noise for each image, NaN if none was found, and the number of queries so far."""
