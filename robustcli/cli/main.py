@@ -20,6 +20,7 @@ from robustcli.cli import (
     authoring,
     bench,
     cluster,
+    comparisons,
     diagnosis,
     doctor,
     evaluation,
@@ -36,6 +37,7 @@ from robustcli.cli import (
     specs,
     sweep,
     training,
+    verify,
 )
 from robustcli.cli.hints import usual
 from robustcli.cli.torchrun import is_silent, refuse_torchrun, which_process
@@ -60,6 +62,8 @@ for commands in (
     diagnosis,
     inspect,
     results,
+    verify,
+    comparisons,
     examples,
     push,
     sweep,
