@@ -23,6 +23,7 @@ from robustcli.evaluators import Evaluator
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
 from robustcli.specs.check import to_plain, with_leaves
+from robustcli.specs.settings import EvaluateOptions
 from robustcli.store.evaluation_files import EvaluationFiles
 from robustcli.store.evaluations import Evaluation, read_evaluation
 from robustcli.store.files import write_json
@@ -58,7 +59,7 @@ class Task:
         Args:
             report: called when an attack begins and after each of its batches.
         """
-        files, options = self.files, self.chosen.options
+        files, options = self.files, self._options
         if files.result.exists():
             if files.journal.exists():
                 FolderJournal(files.journal).remove()  # Left by a process that was killed just before removing it.
@@ -78,11 +79,11 @@ class Task:
             journal=journal,
             expected_clean=self.expected_clean,
             report=report,
-            keeps_examples=self._keeps_examples,
+            keeps_examples=options.save_examples,
         )
         assert result.evidence is not None
         write_per_image(files.per_image, per_image_results(result.evidence))
-        if self._keeps_examples:
+        if options.save_examples:
             with settled(self.network, x.device.type):
                 write_adversarial_examples(
                     files.adversarial_examples,
@@ -92,7 +93,7 @@ class Task:
                     y,
                     votes_for(self.evaluator, self.network),
                 )
-        order = sorted_by_class(self.data, options.examples if options else None)
+        order = sorted_by_class(self.data, options.examples)
         warned = [*result.warnings, *order, *self.stamps]
         stored = result.model_copy(update={"warnings": warned, "fingerprint": mark})
         write_json(files.result, stored.to_json())
@@ -117,25 +118,23 @@ class Task:
                 return
             rate = (queue.done - before) * len(x) / queue.count / (time.monotonic() - begun)
             attacked = round(len(x) * queue.done / queue.count)
-            progress = StageProgress("all attacks", entered=len(x), attacked=attacked, images_per_second=rate or None)
-            report(progress)
-            keeps = self._keeps_examples
+            report(StageProgress("all attacks", entered=len(x), attacked=attacked, images_per_second=rate or None))
+            keeps = self._options.save_examples
             evaluate_share(
                 self.evaluator, self.network, x, y, self._threat, self.seed, shard, journal, keeps_examples=keeps
             )
 
     def _images(self) -> tuple[Images, Tensor]:
-        options = self.chosen.options
-        return self.data.images("test", options.examples if options else None)
+        return self.data.images("test", self._options.examples)
 
     @property
     def _threat(self) -> ThreatModel:
         return self.evaluator.threat or self.threat
 
     @property
-    def _keeps_examples(self) -> bool:
-        options = self.chosen.options
-        return bool(options and options.save_examples)
+    def _options(self) -> EvaluateOptions:
+        options: EvaluateOptions = self.chosen.options
+        return options
 
     def _fingerprint(self, x: Images, y: Tensor) -> dict[str, str]:
         name, parameters = self.chosen.name, plain_parameters(self.chosen)

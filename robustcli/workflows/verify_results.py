@@ -75,7 +75,7 @@ def _of_evaluations(results: RunResults, spec: ExperimentSpec) -> Iterator[str]:
         found, chosen = results.evaluations[key], spec.evaluate[key]
         evaluator: Evaluator = instantiate(chosen)
         threat = evaluator.threat or ThreatModel(spec.threat.norm, spec.threat.eps)
-        images = chosen.options.examples if chosen.options else None
+        images = chosen.options.examples
         for name, stated, expected in (
             ("threat", str(found.threat), str(threat)),
             ("seed", found.seed, spec.seed),

@@ -25,7 +25,6 @@ from robustcli.registry.registry import instantiate
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
 from robustcli.runtime.precision import full_precision
-from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.passes import Passes
 from robustcli.threat.threat import ThreatModel
@@ -225,8 +224,7 @@ def evaluation_costs(
     costs = {}
     for key, chosen in spec.evaluate.items():
         request.begins(f"evaluation {key}")
-        options: EvaluateOptions | None = chosen.options
-        images = data.sizes.test if options is None or options.examples is None else options.examples
+        images = data.sizes.test if chosen.options.examples is None else chosen.options.examples
         costs[key] = probe.cost(instantiate(chosen), images, request.accuracy_in(key).middle)
     return checks, costs
 
