@@ -21,7 +21,7 @@ from robustcli.bench.results.bases import Bench
 from robustcli.bench.subjects import BenchSubject, open_subject
 from robustcli.bench.train import bench_train
 from robustcli.bench.variants import Request
-from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.evaluation.watcher import Watcher
 from robustcli.measuring.machine import Circumstances, circumstances
 from robustcli.runtime.device import choose_device
 from robustcli.specs import experiments
@@ -92,7 +92,7 @@ class GpuCheck(Circumstances):
         return [step.step for step in self.steps if step.status == "failed"]
 
 
-def check_gpu(device: str, sizes: Sizes, watcher: EvaluationWatcher, begins: Callable[[str], None]) -> GpuCheck:
+def check_gpu(device: str, sizes: Sizes, watcher: Watcher, begins: Callable[[str], None]) -> GpuCheck:
     """Run every step and return its outcome; a step that fails is an outcome too.
 
     Args:
@@ -114,7 +114,7 @@ def check_gpu(device: str, sizes: Sizes, watcher: EvaluationWatcher, begins: Cal
 
 
 def _steps(
-    device: torch.device, sizes: Sizes, watcher: EvaluationWatcher, folder: Path
+    device: torch.device, sizes: Sizes, watcher: Watcher, folder: Path
 ) -> Iterator[tuple[str, Callable[[], Outcome]]]:
     yield "tests that need a GPU", _run_tests
     ways: tuple[tuple[Literal["fp32", "bf16"], bool], ...] = (("fp32", False), ("bf16", False), ("bf16", True))
@@ -148,9 +148,7 @@ def _updates(request: Request) -> Outcome:
     return Outcome(result=bench_train(request))
 
 
-def _trained(
-    device: torch.device, sizes: Sizes, watcher: EvaluationWatcher, folder: Path
-) -> tuple[BenchSubject, float | None]:
+def _trained(device: torch.device, sizes: Sizes, watcher: Watcher, folder: Path) -> tuple[BenchSubject, float | None]:
     """Return a trained model to attack, and its robust accuracy after the last epoch."""
     spec = ExperimentSpec.read(
         experiments.find("demo/digits_pgd_at"),
@@ -189,7 +187,7 @@ def _conformance(subject: BenchSubject) -> Outcome:
     return Outcome(differing=differing, result=result)
 
 
-def _epoch(device: torch.device, sizes: Sizes, watcher: EvaluationWatcher, folder: Path, is_compiled: bool) -> Outcome:
+def _epoch(device: torch.device, sizes: Sizes, watcher: Watcher, folder: Path, is_compiled: bool) -> Outcome:
     """Time the second epoch of PGD adversarial training on random images of CIFAR-10's shape."""
     file = folder / "random.npz"
     if not file.exists():

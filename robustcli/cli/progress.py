@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from robustcli.evaluation.progress import StageLines, StageProgress
+from robustcli.evaluation.watcher import Watcher
 from robustcli.evaluation.wording import interval
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.records import Record
@@ -14,7 +15,7 @@ from robustcli.store.records import Record
 _CHECK = ("clean", "fgsm", "checked_on")
 
 
-class Screen:
+class Screen(Watcher):
     """Shows progress on the error stream, so that standard output holds only results.
 
     Args:

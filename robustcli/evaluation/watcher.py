@@ -1,45 +1,34 @@
-"""Protocols for objects that follow the progress of training and evaluation."""
+"""Follow the progress of training and evaluation."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from robustcli.evaluation.progress import StageProgress
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.records import Record
 
 
-class Watcher(Protocol):
-    """Follows the progress of training."""
+class Watcher:
+    """Follows the progress of training and of the evaluations after it; this one shows nothing."""
 
     def settings(self, text: str) -> None:
         """How the passes of training are computed, in one line."""
-        ...
 
     def begin(self, updates: int, done: int) -> None:
         """Called when training starts, with the total number of updates and the number already done."""
-        ...
 
     def step(self, images: int) -> None:
         """Called before an update on a number of images."""
-        ...
 
     def epoch(self, record: Record) -> None:
         """Called after an epoch and its check."""
-        ...
-
-
-class EvaluationWatcher(Watcher, Protocol):
-    """Also follows the progress of evaluations."""
 
     def evaluation(self, key: str, result: Evaluation | None) -> None:
         """Called when an evaluation starts (result None) and when it is done."""
-        ...
 
     def attack(self, key: str, progress: StageProgress) -> None:
         """Called when an attack of an evaluation starts, and after some of its images."""
-        ...
 
 
-Watching = Callable[[], AbstractContextManager[EvaluationWatcher]]
+Watching = Callable[[], AbstractContextManager[Watcher]]
 """Creates and enters a watcher in another process."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.store.files import write_text
@@ -18,16 +18,14 @@ from robustcli.store.runs import RunFolder
 SinkName = Literal["csv", "tensorboard", "wandb", "trackio"]
 
 
-class Sink(Protocol):
+class Sink:
     """Receives the records of a training."""
 
     def write(self, record: Record) -> None:
         """Receive the record of an epoch, or of an event such as a collapse."""
-        ...
 
     def close(self) -> None:
         """Finish; nothing is written later."""
-        ...
 
 
 def require_packages(names: Sequence[SinkName]) -> None:
@@ -75,7 +73,7 @@ class LiveLogs:
             warnings.warn(f"train.log: {name} failed and is dropped ({in_one_line(error)})", stacklevel=2)
 
 
-class Csv:
+class Csv(Sink):
     """train.csv in the folder of the run: one line per epoch, rewritten when new columns appear."""
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
@@ -98,11 +96,8 @@ class Csv:
         writer.writerows(rows)
         write_text(self.path, text.getvalue())
 
-    def close(self) -> None:
-        pass
 
-
-class TensorBoard:
+class TensorBoard(Sink):
     """Event files in the folder tensorboard of the run."""
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
@@ -120,7 +115,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class _Tracked:
+class _Tracked(Sink):
     """A run of wandb or trackio, which have the same interface."""
 
     def __init__(self, run: Any) -> None:

@@ -17,10 +17,10 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.attack_choice import evaluator_of, with_batch_size
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
-from robustcli.evaluation.progress import StageLines, StageProgress, silent
+from robustcli.evaluation.progress import StageLines, StageProgress
 from robustcli.evaluation.restore import settled
 from robustcli.evaluation.stored import Task, plain_parameters
-from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.evaluation.watcher import Watcher
 from robustcli.evaluation.workers import device_of, in_processes
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
 from robustcli.models.find import find_model
@@ -80,7 +80,7 @@ class Request:
 
 
 def assess(
-    request: Request, watcher: EvaluationWatcher, tell: Callable[[str], None] = lambda text: None
+    request: Request, watcher: Watcher, tell: Callable[[str], None] = lambda text: None
 ) -> tuple[EvalResults, Path] | None:
     """Evaluate in this process or in several, and resume unfinished evaluations.
 
@@ -96,7 +96,7 @@ def assess(
 
 
 def _assess(
-    request: Request, watcher: EvaluationWatcher, tell: Callable[[str], None], share: Share | None
+    request: Request, watcher: Watcher, tell: Callable[[str], None], share: Share | None
 ) -> tuple[EvalResults, Path] | None:
     if share is not None and share[0]:
         if request.fresh:
@@ -142,11 +142,11 @@ def require_sound(request: Request) -> None:
 def assess_share(request: Request, share: Share) -> None:
     """Attack shards of the images as one of several processes; the outcomes go to the journals."""
     # The first process prints the progress of all.
-    watcher = None if request.quiet or share[0] else Lines()
+    watcher = Watcher() if request.quiet or share[0] else Lines()
     case_of(request, choose_device(device_of(share, request.device))).run_shards(watcher)
 
 
-class Lines:
+class Lines(Watcher):
     """Prints the progress of an evaluation as lines."""
 
     def __init__(self) -> None:
@@ -205,13 +205,13 @@ class Case:
             yield f"note: the stored result and its notes are about {then}, which has the same weights as {now}"
         yield from (f"note: {text}" for text in self.opened.loaded.notes if text not in stored.notes)
 
-    def run_shards(self, watcher: "EvaluationWatcher | Lines | None") -> None:
+    def run_shards(self, watcher: Watcher) -> None:
         """Attack shards of the images as one of several processes, only for the journals."""
         for key, task in self.tasks.items():
             if not task.chosen.member.without_attack:
-                task.run_shards(silent if watcher is None else partial(watcher.attack, key))
+                task.run_shards(partial(watcher.attack, key))
 
-    def finish(self, watcher: EvaluationWatcher) -> EvalResults:
+    def finish(self, watcher: Watcher) -> EvalResults:
         """Run or read all evaluations and write the results; complete results are read, and never written again."""
         is_complete = self.is_complete
         evaluations = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.evaluation.watcher import Watcher
 from robustcli.models.architecture import Architecture
 from robustcli.models.find import checkpoint_in, find_source, normalization_of
 from robustcli.models.schemes import scheme_of
@@ -44,7 +44,7 @@ def assess_all(
     request: Request,
     models: Sequence[ModelRequest],
     attacks: Sequence[str],
-    watcher: EvaluationWatcher,
+    watcher: Watcher,
     tell: Callable[[str], None] = lambda text: None,
     *,
     transfer: bool = False,

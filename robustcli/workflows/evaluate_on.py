@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustcli.errors import InUseError, RobustCliError
-from robustcli.evaluation.watcher import Watching
+from robustcli.evaluation.watcher import Watcher, Watching
 from robustcli.runtime.device import choose_device
 from robustcli.store.results import EvalResults, read_results
 from robustcli.store.runs import RunFolder, locked
@@ -77,7 +77,7 @@ def work_on(request: Request, watching: Watching) -> tuple[Path, list[str]]:
     case = case_of(request, choose_device(request.device))
     if case.is_complete:
         return case.folder.path, list(case.stored())
-    case.run_shards(None if request.quiet else Lines())
+    case.run_shards(Watcher() if request.quiet else Lines())
     # If another worker holds the lock, it stores the results.
     with suppress(InUseError), locked(case.folder.path), watching() as watcher:
         case.finish(watcher)

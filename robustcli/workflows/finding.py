@@ -10,7 +10,7 @@ from typing import Any
 
 from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.evaluation.watcher import Watcher
 from robustcli.models.build import network_of
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
@@ -32,7 +32,7 @@ Values = dict[str, dict[str, list[float]]]
 
 
 def reproduce_finding(
-    sweep: Sweep, finding: Finding, root: Path, watcher: EvaluationWatcher, begins: Callable[[str], None]
+    sweep: Sweep, finding: Finding, root: Path, watcher: Watcher, begins: Callable[[str], None]
 ) -> FindingResult:
     """Train and evaluate every arm with every seed, or read stored results, and judge the claim.
 

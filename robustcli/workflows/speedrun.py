@@ -14,7 +14,7 @@ from robustcli.attacks.active_set import no_early_exit
 from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.progress import StageProgress
-from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.evaluation.watcher import Watcher
 from robustcli.evaluation.wording import accuracies
 from robustcli.measuring.machine import Circumstances
 from robustcli.registry.registry import instantiate
@@ -100,7 +100,7 @@ def run_speedrun(
     only: Sequence[str],
     budget: float,
     root: Path,
-    watcher: EvaluationWatcher,
+    watcher: Watcher,
     tell: Callable[[str], None],
 ) -> list[Result]:
     """Train every row of a sweep for the budget, with every seed, and evaluate it. Finished runs are read.
@@ -242,7 +242,7 @@ def table(results: Sequence[Result]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + "".join(["\n", *notes] if notes else [])
 
 
-def _train(spec: ExperimentSpec, name: str, root: Path, budget: float, watcher: EvaluationWatcher) -> Outcome:
+def _train(spec: ExperimentSpec, name: str, root: Path, budget: float, watcher: Watcher) -> Outcome:
     folder = folder_of(root, spec)
     if folder.path.is_dir() and _used(folder) is None:
         raise RobustCliError(f"{folder.path}: not trained by a speedrun, so its processor time is not known; move it")
@@ -268,10 +268,10 @@ class _UsedUpError(Exception):
         self.share = share
 
 
-class _Meter:
+class _Meter(Watcher):
     """Watcher that adds up the processor time of a training, and ends it when the budget is used up."""
 
-    def __init__(self, inner: EvaluationWatcher, folder: RunFolder, budget: float) -> None:
+    def __init__(self, inner: Watcher, folder: RunFolder, budget: float) -> None:
         self._inner, self._folder, self._budget = inner, folder, budget
         self._before, self._start = _used(folder) or 0.0, _processor_seconds()
         self._updates = self._done = 0

@@ -10,7 +10,7 @@ from typing import Any
 from robustcli.architectures import ImageShape
 from robustcli.defenses import Defense
 from robustcli.errors import CollapseError, EvaluationError, InUseError, NotFiniteError, RobustCliError
-from robustcli.evaluation.watcher import EvaluationWatcher, Watching
+from robustcli.evaluation.watcher import Watcher, Watching
 from robustcli.measuring.network_profile import profile_of
 from robustcli.measuring.passes import passes_of
 from robustcli.registry.registry import instantiate
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def run_rows(
-    rows: Sequence[Row], root: Path, watcher: EvaluationWatcher, begins: Callable[[str], None] = lambda title: None
+    rows: Sequence[Row], root: Path, watcher: Watcher, begins: Callable[[str], None] = lambda title: None
 ) -> dict[str, list[Outcome]]:
     """Run every row, one after the other; rows in use by another process are read once it is done.
 
@@ -142,7 +142,7 @@ def run_row(spec: ExperimentSpec, root: Path, watching: Watching) -> Outcome:
         return run_rows([Row("", (spec,))], root, watcher)[""][0]
 
 
-def _run(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher) -> Outcome:
+def _run(spec: ExperimentSpec, root: Path, watcher: Watcher) -> Outcome:
     try:
         return Outcome(spec, run_experiment(spec, root, watcher, resume=True))
     except (CollapseError, NotFiniteError, EvaluationError) as failure:

@@ -15,7 +15,7 @@ from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.fingerprint import files_digest
 from robustcli.evaluation.stored import Task
-from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
+from robustcli.evaluation.watcher import Watcher
 from robustcli.evaluators import Evaluator
 from robustcli.models.build import SELECTED_ON_TEST, network_of
 from robustcli.models.digest import weights_digest
@@ -42,7 +42,7 @@ from robustcli.training.setup import assemble
 from robustcli.workflows.outcome import run_outcome
 
 
-def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher, *, resume: bool = False) -> RunFolder:
+def run_experiment(spec: ExperimentSpec, root: Path, watcher: Watcher, *, resume: bool = False) -> RunFolder:
     """Train, evaluate and store; finished parts are not repeated.
 
     The processes that torchrun started work together; the first one holds the lock and writes.
@@ -57,7 +57,7 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
 
 
 def _run_experiment(
-    spec: ExperimentSpec, root: Path, device: torch.device, watcher: EvaluationWatcher, *, resume: bool
+    spec: ExperimentSpec, root: Path, device: torch.device, watcher: Watcher, *, resume: bool
 ) -> RunFolder:
     require_packages(spec.train.log)
     defense: Defense = instantiate(spec.defense)
@@ -162,7 +162,7 @@ def _evaluate(
     data: Data,
     network: nn.Module,
     folder: RunFolder,
-    watcher: EvaluationWatcher,
+    watcher: Watcher,
     expected_clean: float | None,
 ) -> None:
     """Run every evaluation that is not stored yet; several processes take shards of the images."""

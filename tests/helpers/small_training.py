@@ -16,13 +16,14 @@ from robustcli.data.mixers.none import Unmixed
 from robustcli.data.splits import Data, prepare
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Metrics
+from robustcli.evaluation.watcher import Watcher
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.schedules import Schedule
 from robustcli.optimization.schedules.steps import Constant
 from robustcli.specs.settings import Augment, TrainSettings
-from robustcli.store.records import CheckRecord, Record
+from robustcli.store.records import CheckRecord
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.loop import Loop, Means, Training
@@ -94,16 +95,6 @@ def training_of(
     return Training(network, optimizer, step.start(model, optimizer, noise), average, Means(CPU))
 
 
-class SilentWatcher:
-    def settings(self, text: str) -> None: ...
-
-    def begin(self, updates: int, done: int) -> None: ...
-
-    def step(self, images: int) -> None: ...
-
-    def epoch(self, record: Record) -> None: ...
-
-
 @dataclass(frozen=True)
 class RecordedLoop(Loop):
     """A loop that records what it logs and saves.
@@ -166,7 +157,7 @@ def loop_of(
         reload=lambda: reloads.append(training.updates),
         log=lambda record: log_lines.append(record.to_json()),
         stop_requested=stop_requested,
-        watcher=SilentWatcher(),
+        watcher=Watcher(),
         beside=dict,
         log_lines=log_lines,
         saved=saved,

@@ -6,21 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import SilentWatcher, small_data
+from small_training import small_data
 
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.watcher import Watcher
 from robustcli.specs.settings import Augment
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml, to_yaml
 from robustcli.store.runs import Run
 from robustcli.threat.noise import StreamNoise
 from robustcli.workflows.train import run_experiment
-
-
-class Watcher(SilentWatcher):
-    def evaluation(self, key: str, result: Any) -> None: ...
-
-    def attack(self, key: str, progress: Any) -> None: ...
 
 
 def spec_of(text: str, norm: str = "linf") -> ExperimentSpec:

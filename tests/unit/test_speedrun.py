@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from robustcli.cli.main import app
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.watcher import Watcher
 from robustcli.specs import experiments
 from robustcli.store.records import Record
 from robustcli.workflows import speedrun
@@ -37,24 +38,14 @@ rows:
 """
 
 
-class Silent:
+class Silent(Watcher):
     """A watcher that counts updates."""
 
     def __init__(self) -> None:
         self.updates = 0
 
-    def settings(self, text: str) -> None: ...
-
-    def begin(self, updates: int, done: int) -> None: ...
-
     def step(self, images: int) -> None:
         self.updates += 1
-
-    def epoch(self, record: Record) -> None: ...
-
-    def evaluation(self, key: str, result: Any) -> None: ...
-
-    def attack(self, key: str, progress: Any) -> None: ...
 
 
 @pytest.fixture

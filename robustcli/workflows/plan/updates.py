@@ -14,6 +14,7 @@ from torch import nn
 from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.errors import Interrupted
+from robustcli.evaluation.watcher import Watcher
 from robustcli.measuring.timing import wall
 from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import instantiate
@@ -31,16 +32,13 @@ _LR_SHARE = 1e-6
 
 
 @dataclass
-class _Marks:
+class _Marks(Watcher):
     """Watcher of a training that records the time of each update, and stops it after enough of them."""
 
     clock: Callable[[], float]
     wanted: int
     intervals: list[float] = field(default_factory=list)
     last: float | None = None
-
-    def settings(self, text: str) -> None:
-        pass
 
     def begin(self, updates: int, done: int) -> None:
         self.last = self.clock()
