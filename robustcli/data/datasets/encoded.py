@@ -73,14 +73,8 @@ class EncodedSplit:
     def decoded_bytes(self) -> int:
         return len(self.labels) * 3 * self.size**2
 
-    def read(self, index: Tensor) -> Tensor:
-        return self._decoded(index, None)
-
-    def read_crops(self, index: Tensor, crops: Crops) -> Tensor:
-        """Return a random part of each image: (m,) int64 -> (m, 3, size, size) uint8."""
-        return self._decoded(index, crops)
-
-    def _decoded(self, index: Tensor, crops: Crops | None) -> Tensor:
+    def read(self, index: Tensor, crops: Crops | None = None) -> Tensor:
+        """Return images, or random parts of them, by number: (m,) int64 -> (m, 3, size, size) uint8."""
         images = torch.empty((len(index), 3, self.size, self.size), dtype=torch.uint8)
         pixels, numbers = images.numpy(), index.tolist()
         chunk = max(_LEAST, min(_MOST, _CHUNK_PIXELS // self.size**2))
@@ -142,7 +136,7 @@ def source_of(
         return Source(held, test.decoded(), classes, mean, std, decode)
     sample = train.reordered(fixed_order(len(train.labels))[:_STATISTICS_SIZE])
     mean, std = channel_statistics(sample.decoded().images)
-    return Source(train, test, classes, mean, std, decode, cut=train.read_crops if cuts else None)
+    return Source(train, test, classes, mean, std, decode, cut=train.read if cuts else None)
 
 
 def test_source_of(test: EncodedSplit, classes: Sequence[str], *, draft: bool) -> Source:
