@@ -1,14 +1,19 @@
 """The command `robust verify`. torch is imported inside it."""
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustcli.cli import panels
 from robustcli.cli.options import Changes, Checkpoint, Device
 from robustcli.errors import CheckFailedError, RobustCliError
+
+if TYPE_CHECKING:
+    from robustcli.workflows.resample import Resampled
+    from robustcli.workflows.verify_evaluation import Finding
 
 app = typer.Typer()
 
@@ -67,31 +72,12 @@ def verify_results(
         if public_key is not None and (problem := signature_problem(folder, chain_in(folder), public_key)):
             problems.append(problem)
         if count is not None and not problems:
-            from robustcli.cli.progress import Screen
-            from robustcli.workflows.resample import resample
-
-            attack = attack or "apgd-t"
-            typer.echo(f"attacking survivors with {attack}", err=True)
-            with Screen() as screen:
-                again = resample(
-                    folder,
-                    overrides or (),
-                    checkpoint,
-                    device,
-                    count=count,
-                    attack=attack,
-                    key=key,
-                    report=partial(screen.attack, attack),
-                )
+            again = _attacked_again(folder, overrides or (), checkpoint, device, count, attack or "apgd-t", key)
             problems += [again.text] if again.broken else []
     if problems:
         lines = "\n  ".join(problems)
         raise CheckFailedError(f"{claim}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n  {lines}")
-    for finding in findings:
-        if finding.checked:
-            typer.echo(f"{finding.key}: verified: {finding.checked}")
-        for text in finding.unchecked:
-            typer.echo(f"{finding.key}: not checked: {text}")
+    _print_findings(findings)
     if again is not None:
         typer.echo(again.text)
     if public_key is not None:
@@ -103,3 +89,30 @@ def verify_results(
     else:
         attacked = "attacks were not repeated (--resample N)" if again is None else "some survivors were attacked again"
         typer.echo(f"in short: weights and images give the stored numbers; {attacked}")
+
+
+def _attacked_again(
+    folder: Path,
+    overrides: Sequence[str],
+    checkpoint: str | None,
+    device: str,
+    count: int,
+    attack: str,
+    key: str | None,
+) -> "Resampled":
+    """Attack some stored survivors again, and show the progress."""
+    from robustcli.cli.progress import Screen
+    from robustcli.workflows.resample import resample
+
+    typer.echo(f"attacking survivors with {attack}", err=True)
+    with Screen() as screen:
+        report = partial(screen.attack, attack)
+        return resample(folder, overrides, checkpoint, device, count=count, attack=attack, key=key, report=report)
+
+
+def _print_findings(findings: "Iterable[Finding]") -> None:
+    for finding in findings:
+        if finding.checked:
+            typer.echo(f"{finding.key}: verified: {finding.checked}")
+        for text in finding.unchecked:
+            typer.echo(f"{finding.key}: not checked: {text}")
