@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from robustcli.architectures import ImageShape
+from robustcli.measuring.receptive_field import FACTORS, LINEAR, Grid, Sight, sides, sight_after, weights_of
 from robustcli.models.build import network_for_random_images
 from robustcli.registry.registry import MemberSpec
 
 # Names of stages at any depth: layer1, layer.0, block1, blocks.0, stages.0.
 _STAGE = re.compile(r"(?:.*\.)?((?:layer|block|stage)s?\.?\d+)")
-Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def network_profile(network: nn.Module, shape: ImageShape) -> Profile:
     try:
         with torch.no_grad(), tracker:
             image = torch.empty(1, *shape.size, device="meta")
-            image.sight = _Sight(1, 1, (shape.height, shape.width))  # type: ignore[attr-defined]
+            image.sight = Sight(1, 1, (shape.height, shape.width))  # type: ignore[attr-defined]
             network.eval()(image)
     finally:
         network.train(was_training)
@@ -131,54 +131,17 @@ class _Row:
     macs: int = 0
     fields: dict[Grid, int | None] = field(default_factory=dict)
 
-    def sees(self, sight: "_Sight") -> None:
+    def sees(self, sight: Sight) -> None:
         side = None if sight.side is None else math.ceil(sight.side)
         # A shortcut that is computed last has a smaller receptive field than its branch.
         before = self.fields.get(sight.grid, 0)
         self.fields[sight.grid] = None if side is None or before is None else max(side, before)
 
 
-@dataclass(frozen=True)
-class _Sight:
-    """Receptive field of a pixel of a map.
-
-    Args:
-        side: side of a square of pixels; None: the whole image.
-        pace: distance to the receptive field of the neighbor, in pixels.
-        grid: height and width of the map, for any layout of its tensor.
-    """
-
-    side: float | None
-    pace: float
-    grid: Grid
-
-    def through(self, kernel: int, stride: int, dilation: int) -> "_Sight":
-        side = None if self.side is None else self.side + (kernel - 1) * dilation * self.pace
-        return replace(self, side=side, pace=self.pace * stride)
-
-    def merged(self, other: "_Sight") -> "_Sight":
-        side = None if self.side is None or other.side is None else max(self.side, other.side)
-        return _Sight(side, max(self.pace, other.pace), max(self.grid, other.grid, key=math.prod))
-
-
 _aten = torch.ops.aten
-_POOLS = (_aten.max_pool2d_with_indices, _aten.avg_pool2d)
-_NORMS = (_aten.native_batch_norm, _aten._native_batch_norm_legit_no_training, _aten.native_group_norm)
-_LINEAR = (_aten.mm, _aten.addmm)
-# Positions of the multiplied operands; an addend may come first.
-_FACTORS = {_aten.convolution: (0, 1), _aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.addmm: (1, 2), _aten.baddbmm: (1, 2)}
 # Operations whose result is like their first operand, whatever the others are: scalars or of its shape. torch finds
 # the shapes of most of them in Python, which takes most of the time of a profile.
 _ALIKE = (_aten.relu, _aten.silu, _aten.gelu, _aten.sigmoid, _aten.add, _aten.sub, _aten.mul)
-# Operations that read all pixels of a map; a batch norm in evaluation does not.
-_WHOLE = (
-    _aten.mean,
-    _aten._adaptive_avg_pool2d,
-    _aten.bmm,
-    _aten.baddbmm,
-    _aten.native_group_norm,
-    _aten._fft_r2c,
-)
 
 
 class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -212,10 +175,10 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = _result(func, operation, args, kwargs or {})
         tensors = [part for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
         sights = [part.sight for part in tensors if hasattr(part, "sight")]
-        weights = tuple(dict.fromkeys(weight for part in tensors for weight in _weights(part)))
+        weights = tuple(dict.fromkeys(weight for part in tensors for weight in weights_of(part)))
         outputs = [part for part in tree_leaves(out) if isinstance(part, Tensor)]
         if sights and outputs:
-            sight = _after(operation, args, outputs[0], reduce(_Sight.merged, sights))
+            sight = sight_after(operation, args, outputs[0], reduce(Sight.merged, sights))
             for part in outputs:
                 part.sight = sight  # type: ignore[attr-defined]
             self._count(operation, args, outputs[0], sight, weights)
@@ -224,13 +187,13 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 part.weights = weights  # type: ignore[attr-defined]
             if operation is _aten.convolution:
                 # Independent of the image, such as the code of a position.
-                self._multiplied(operation, args, outputs[0], self._row(_sides(outputs[0])))
+                self._multiplied(operation, args, outputs[0], self._row(sides(outputs[0])))
         return out
 
-    def _count(self, operation: Any, args: Any, out: Tensor, sight: _Sight, weights: Iterable[nn.Parameter]) -> None:
+    def _count(self, operation: Any, args: Any, out: Tensor, sight: Sight, weights: Iterable[nn.Parameter]) -> None:
         new = [weight for weight in weights if weight not in self._seen]
-        factors = [args[i] for i in _FACTORS.get(operation, ())]
-        is_learned = any(_weights(factor) for factor in factors)
+        factors = [args[i] for i in FACTORS.get(operation, ())]
+        is_learned = any(weights_of(factor) for factor in factors)
         # A product with a factor that depends on neither weights nor image is a fixed transform, such as a low-pass.
         is_product = bool(factors) and (is_learned or all(hasattr(factor, "sight") for factor in factors))
         if not new and not is_product:
@@ -248,7 +211,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         row.macs += flop_registry[operation](*args, out_val=out) // 2
         if operation is _aten.convolution:
             row.channels = max(row.channels, out.shape[1])
-        elif operation in _LINEAR:
+        elif operation in LINEAR:
             row.channels = max(row.channels, out.shape[-1])
 
     def _row(self, grid: Grid) -> _Row:
@@ -278,55 +241,3 @@ def _is_alike(part: Any, first: Any) -> bool:
     if isinstance(part, Tensor):
         return bool(part.shape == first.shape and part.dtype == first.dtype)
     return isinstance(part, int) or bool(first.is_floating_point())
-
-
-def _weights(part: Tensor) -> tuple[nn.Parameter, ...]:
-    """Return the weights that a tensor consists of, if it depends on weights only."""
-    return (part,) if isinstance(part, nn.Parameter) else getattr(part, "weights", ())
-
-
-def _sides(map_: Tensor) -> Grid:
-    return (map_.shape[-2], map_.shape[-1])
-
-
-def _after(operation: Any, args: Any, out: Tensor, sight: _Sight) -> _Sight:
-    """Return the receptive field of the output of an operation, given that of its inputs."""
-    if operation is _aten.convolution:
-        # The last two axes are height and width, also for clips.
-        return replace(sight.through(args[1].shape[-1], args[3][-1], args[5][-1]), grid=_sides(out))
-    if operation in _POOLS:
-        kernel = args[1][0]
-        stride = args[2][0] if len(args) > 2 and args[2] else kernel
-        return replace(sight.through(kernel, stride, 1), grid=_sides(out))
-    if operation is _aten.upsample_nearest2d:
-        return _Sight(sight.side, sight.pace * args[0].shape[2] / args[1][0], _sides(out))
-    if operation in _WHOLE:
-        sight = replace(sight, side=None)
-    if operation in (_aten.mean, _aten._adaptive_avg_pool2d):
-        return replace(sight, grid=_sides(out) if out.dim() > 3 else (1, 1))
-    if operation in _NORMS and out.dim() > 3:
-        return replace(sight, grid=_sides(out))
-    if operation is _aten.slice:
-        return replace(sight, grid=_cut(sight.grid, args[0], out))
-    if operation in _LINEAR:
-        factors = [args[i] for i in _FACTORS[operation]]
-        return _by_rows(sight, len(out), any(_weights(factor) for factor in factors))
-    if operation is _aten.native_layer_norm and out.numel() // math.prod(args[1]) < math.prod(sight.grid):
-        # A single token, such as the class token.
-        return replace(sight, grid=(1, 1))
-    return sight
-
-
-def _cut(grid: Grid, whole: Tensor, out: Tensor) -> Grid:
-    """Return the grid of a slice of a map with channels first or last; for other slices, the grid unchanged."""
-    for rows, columns in ((2, 3), (1, 2)):
-        if whole.dim() == 4 and (whole.shape[rows], whole.shape[columns]) == grid:
-            return (out.shape[rows], out.shape[columns])
-    return grid
-
-
-def _by_rows(sight: _Sight, rows: int, is_learned: bool) -> _Sight:
-    """Return the receptive field after a matrix product: linear layers on single pixels or tokens do not mix them."""
-    if not is_learned:
-        return replace(sight, side=None)
-    return sight if rows >= math.prod(sight.grid) else replace(sight, side=None, grid=(1, 1))
