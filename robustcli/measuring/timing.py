@@ -60,10 +60,7 @@ class Stopwatch:
         return "cpu" if self.device.type == "cpu" else "wall"
 
     def now(self) -> float:
-        if self.device.type == "cpu":
-            return time.process_time()
-        torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return time.process_time() if self.device.type == "cpu" else wall(self.device)
 
 
 def wall(device: torch.device) -> float:
