@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from robustcli.data.datasets import DATASETS, Source, TensorSplit
-from robustcli.data.datasets.published import read_published
+from robustcli.data.datasets.published import published_folder
 
 # Reader, mean and std by number of classes.
 _PUBLISHED = {
@@ -32,14 +32,11 @@ def cifar(*, count: Literal[10, 100], root: str = "data", download: bool = False
     Reference: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009.
     """
     reader, mean, std = _PUBLISHED[count]
-
-    def read(folder: str) -> Source:
-        train, test = (reader(folder, train=is_train, download=download) for is_train in (True, False))
-        return Source(_split(train), _split(test), classes=list(train.classes), mean=mean, std=std)
-
     files = [pair[0] for pair in (*reader.train_list, *reader.test_list)] + [reader.meta["filename"]]
     places = [f"{reader.base_folder}/{file}" for file in files]
-    return read_published(f"CIFAR-{count}", root, places, download, read)
+    with published_folder(f"CIFAR-{count}", root, places, download) as folder:
+        train, test = (reader(folder, train=is_train, download=download) for is_train in (True, False))
+        return Source(_split(train), _split(test), classes=list(train.classes), mean=mean, std=std)
 
 
 def statistics(count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,7 +3,7 @@
 import torchvision
 
 from robustcli.data.datasets import DATASETS, Source, TensorSplit
-from robustcli.data.datasets.published import read_published
+from robustcli.data.datasets.published import published_folder
 
 _FILES = (
     "train-images-idx3-ubyte",
@@ -54,12 +54,11 @@ def _read(
     mean: float,
     std: float,
 ) -> Source:
-    def read(folder: str) -> Source:
+    files = [f"{reader.__name__}/raw/{file}" for file in _FILES]
+    with published_folder(name, root, files, download) as folder:
         parts = [reader(folder, train=is_train, download=download) for is_train in (True, False)]
         for part in parts:
             if len(part.data) != len(part.targets):
                 raise ValueError(f"{len(part.data)} images have {len(part.targets)} labels")
         train, test = (TensorSplit(part.data[:, None], part.targets.long()) for part in parts)
         return Source(train, test, classes=list(reader.classes), mean=(mean,), std=(std,))
-
-    return read_published(name, root, [f"{reader.__name__}/raw/{file}" for file in _FILES], download, read)

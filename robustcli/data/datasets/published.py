@@ -1,27 +1,25 @@
 """Read published data sets with torchvision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.client import HTTPException
-from typing import TypeVar
 
 from robustcli.errors import RobustCliError
 from robustcli.store.files import absolute
-
-T = TypeVar("T")
 
 # Errors of torchvision for incomplete and wrong files.
 _UNREADABLE = (RuntimeError, OSError, ValueError, TypeError, KeyError, AssertionError)
 
 
-def read_published(name: str, root: str, files: Sequence[str], download: bool, read: Callable[[str], T]) -> T:
-    """Return the result of `read` for the files in a folder.
+@contextmanager
+def published_folder(name: str, root: str, files: Sequence[str], download: bool) -> Iterator[str]:
+    """Give the folder of published files, which are read inside the context, after a download if requested.
 
     Args:
         name: name of the data set, for messages.
         root: folder of the files; "~" is the home folder.
         files: required files, relative to root.
-        download: `read` may download missing files.
-        read: function that reads the folder, after a download if requested.
+        download: missing files may be downloaded inside the context.
 
     Raises:
         RobustCliError: files are missing or wrong; the message says how to get them.
@@ -34,7 +32,7 @@ def read_published(name: str, root: str, files: Sequence[str], download: bool, r
             "set data.root to the folder that contains it, or data.download=true to download it"
         )
     try:
-        return read(str(folder))
+        yield str(folder)
     except (*_UNREADABLE, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if missing:

@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from robustcli.data.datasets import DATASETS, Source, TensorSplit
-from robustcli.data.datasets.published import read_published
+from robustcli.data.datasets.published import published_folder
 
 
 @DATASETS.register("svhn", image=(3, 32, 32), classes=10, train_images=73_257, test_images=26_032)
@@ -21,13 +21,10 @@ def svhn(*, root: str = "data", download: bool = False) -> Source:
     Reference: Netzer, Wang, Coates, Bissacco, Wu and Ng, NIPS Workshop on Deep Learning and Unsupervised
         Feature Learning, 2011.
     """
-
-    def read(folder: str) -> Source:
-        train, test = (_split(torchvision.datasets.SVHN(folder, name, download=download)) for name in ("train", "test"))
-        return Source(train, test, classes=[str(digit) for digit in range(10)], mean=(0.5,) * 3, std=(0.5,) * 3)
-
-    files = [torchvision.datasets.SVHN.split_list[name][1] for name in ("train", "test")]
-    return read_published("SVHN", root, files, download, read)
+    reader, names = torchvision.datasets.SVHN, ("train", "test")
+    with published_folder("SVHN", root, [reader.split_list[name][1] for name in names], download) as folder:
+        train, test = (_split(reader(folder, name, download=download)) for name in names)
+    return Source(train, test, classes=[str(digit) for digit in range(10)], mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def _split(part: torchvision.datasets.SVHN) -> TensorSplit:
