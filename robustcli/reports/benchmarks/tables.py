@@ -88,13 +88,13 @@ def _machines(benches: Sequence[Bench]) -> str:
     """Describe every machine once, with all packages and the range of its load."""
     same: dict[str, list[Bench]] = {}
     for bench in benches:
-        same.setdefault(bench.describe_machine(load="LOAD"), []).append(bench)
+        same.setdefault(bench.describe_machine(load=""), []).append(bench)
     lines = []
-    for line, found in same.items():
+    for found in same.values():
         low, high = (choose(bench.machine.load for bench in found) for choose in (min, max))
-        load = f"{low}" if low == high else f"{low} to {high}"
+        machine = found[0].describe_machine(load=f"{low}" if low == high else f"{low} to {high}")
         peers = dict.fromkeys(peer for bench in found for peer in bench.describe_peers())
-        lines.append(", ".join([line.replace("LOAD", load), *peers]))
+        lines.append(", ".join([machine, *peers]))
     return "; ".join(lines)
 
 
