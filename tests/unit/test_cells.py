@@ -1,5 +1,6 @@
 """Networks of cells against published counts and a second implementation; valid genotypes."""
 
+import zlib
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from networks import (
 )
 from torch import Tensor, nn
 
-from robustcli.architectures.cells import Cell, CellNetwork, genotype
+from robustcli.architectures import published_cells, robnet
+from robustcli.architectures.cells import Cell, CellNetwork, genotype, text_of
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import Halved
 from robustcli.errors import RobustCliError
@@ -96,6 +98,26 @@ def reference(state: State, x: Tensor, genes: dict[str, tuple[str, ...]], kinds:
             states.append(node)
         before, last = last, torch.cat(states[2:], 1)
     return classify(state, "fc", last)
+
+
+def checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def test_published_cells_are_those_of_the_authors() -> None:
+    """Compared with their repositories once; sizes do not tell which states an edge reads."""
+    kinds = {
+        name: [text_of(node) for nodes in (found.normal, found.reduce, found.robust) for node in nodes]
+        for name, found in {**published_cells._FOUND, "ARNAS": published_cells._ARNAS}.items()
+    }
+    assert {name: checksum("; ".join(texts)) for name, texts in kinds.items()} == {
+        "AdvRush": "1da796a5",
+        "RACL": "7554dd5f",
+        "DARTS-V2": "a1981ac6",
+        "P-DARTS": "b1979e2e",
+        "ARNAS": "e17dbdb0",
+    }
+    assert checksum(" ".join((robnet._LARGE, *robnet._FREE))) == "31c77388"
 
 
 GENES = {

@@ -17,7 +17,7 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.cells import Cell, Edge
 from robustcli.architectures.dsara import dsara as space
 from robustcli.architectures.layers import Layers
-from robustcli.architectures.operations import OPERATIONS
+from robustcli.architectures.operations import OPERATIONS, POOLS
 from robustcli.architectures.supernet import KINDS, Mixture, Supernet, strongest
 from robustcli.cli.progress import Screen
 from robustcli.contracts.networks import conv_net, drawn_from, images, search_net
@@ -87,6 +87,12 @@ def test_a_mixture_is_the_sum_of_its_operations_in_shares() -> None:
         torch.testing.assert_close(mixture(x), expected)
         norms = [module for module in mixture.modules() if isinstance(module, nn.BatchNorm2d)]
         assert not any(module.affine for module in norms)
+
+
+def test_pools_of_a_mixture_have_a_norm() -> None:
+    choices = Mixture(4, 1, Layers(affine=False)).choices
+    for name in POOLS:
+        assert [type(part) for part in choices[name].modules()][2:] == [nn.BatchNorm2d]
 
 
 def test_every_edge_has_the_shares_of_its_own_row() -> None:
