@@ -126,6 +126,16 @@ def test_a_hidden_weight_moves_by_the_rate_and_its_decay_is_decoupled() -> None:
     torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5) - 0.1 * 0.2 * direction)
 
 
+def test_a_tall_weight_moves_farther_so_that_every_row_moves_as_far() -> None:
+    network = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 18), nn.Linear(18, 3))
+    network(torch.rand(5, 4)).square().sum().backward()
+    weight = network.get_parameter("1.weight")
+    before, gradient = weight.detach().clone(), weight.grad
+    assert gradient is not None
+    muon(groups(network), 0.1).step()
+    torch.testing.assert_close(weight.detach(), before - 0.1 * 0.1 * 3 * orthogonalized(gradient[None])[0])
+
+
 def test_blocks_of_rows_are_orthogonalized_on_their_own() -> None:
     network = small_network()
     weight = network.get_parameter("3.weight")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 import robustcli
 from robustcli.architectures import Network, Normalize
 from robustcli.attacks.pgd import Pgd
-from robustcli.contracts.networks import conv_net, images
+from robustcli.contracts.networks import conv_net, drawn_from, images
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluators import Evaluator
 from robustcli.evaluators.attack import Attacked
@@ -107,6 +108,15 @@ def test_resize_pad_copies_pixels_to_a_random_place() -> None:
         rows, columns = (shown.abs().sum((0, axis)).nonzero() for axis in (2, 1))
         inside = shown[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert torch.equal(inside, F.interpolate(image[None], size=(height, len(columns)), mode="nearest-exact")[0])
+
+
+def test_resize_pad_uses_the_whole_canvas() -> None:
+    with drawn_from(0):
+        found = ResizePad(smallest=0.5, canvas=0.75)(torch.ones(400, 1, 4, 4))
+    # Images of 2 x 2 pixels have 2 x 2 places on the canvas of 3 x 3, all equally likely.
+    half = found[found.sum((1, 2, 3)) == 4]
+    for row, column in product((0, 2), (0, 2)):
+        assert 0.15 < float(half[:, 0, row, column].mean()) < 0.35
 
 
 def test_the_smallest_canvas_of_resize_pad_is_one_pixel() -> None:

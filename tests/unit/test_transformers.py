@@ -256,6 +256,13 @@ def test_vit_has_dropout_at_the_stated_places() -> None:
     assert all(share == pytest.approx(0.25, abs=0.03) for share in seen)
 
 
+def test_weights_are_drawn_with_the_published_spread() -> None:
+    with drawn_from(0):
+        vit, convnext = build("vit", width=128, heads=2, depth=1), build("convnext", depths=(1, 1, 1, 1))
+    for weight in (vit.blocks[0].mlp.fc1.weight, vit.pos_embed, convnext.head.fc.weight):  # type: ignore[index,union-attr]
+        assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.05)  # type: ignore[operator]
+
+
 def test_vit_can_start_with_low_class_probabilities() -> None:
     with drawn_from(0):
         usual, rare = build("vit", **VIT), build("vit", **VIT, head_bias=-6.9)
