@@ -1,6 +1,7 @@
 """Processes that are measured: each waits until it is asked, so that they take turns or run at once."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -24,7 +25,12 @@ class Worker(Generic[_Answer]):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, *arguments))
-        self._process.start()
+        # Ctrl-C reaches all processes of a terminal; this one ends the others.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
         theirs.close()
 
     def send(self, message: Any) -> None:
@@ -50,6 +56,8 @@ class Worker(Generic[_Answer]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._process.terminate()
         with suppress(OSError):  # The process may have failed.
             self._pipe.send(None)
         self._pipe.close()

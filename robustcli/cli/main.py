@@ -6,11 +6,16 @@ printed at once.
 
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import getdoc
 from io import TextIOWrapper
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -47,8 +52,12 @@ from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFi
 PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 a check failed, 2 bad input, 3 interrupted (can be resumed), 4 training failed, 70 internal "
-    "error (please report it)."
+    "error (please report it), 130 stopped by Ctrl-C (there is nothing to resume)."
 )
+
+_INTERRUPTED = 130
+# Seconds after Ctrl-C in which a command may clean up.
+_PATIENCE = 10.0
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -96,7 +105,8 @@ def main() -> None:
     try:
         _require_text(sys.argv[1:])
         _join_lines(app)
-        app(args=usual(sys.argv[1:]))
+        with _interrupts():
+            app(args=usual(sys.argv[1:]))
     except Interrupted as stopped:
         typer.echo(f"{which_process()}{stopped}{_how_to_resume(sys.argv[1:])}", err=True)
         sys.exit(3)
@@ -119,6 +129,49 @@ def main() -> None:
         traceback.print_exc()
         typer.echo("internal error: please report it with the lines above", err=True)
         sys.exit(70)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Let Ctrl-C end the command with one line and exit code 130, except where a workflow handles it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A KeyboardInterrupt that is raised in a callback, such as one of an import, is lost.
+    last = threading.Timer(_PATIENCE, _end_at_once)
+    last.daemon = True
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not last.is_alive():
+            last.start()
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    # A command in the background of a shell ignores Ctrl-C.
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say_interrupted()
+        sys.exit(_INTERRUPTED)
+    except SystemExit as end:
+        # Made by typer from a KeyboardInterrupt.
+        if end.code == _INTERRUPTED:
+            _say_interrupted()
+        raise
+    finally:
+        last.cancel()
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_at_once() -> None:
+    _say_interrupted()
+    os._exit(_INTERRUPTED)
+
+
+def _say_interrupted() -> None:
+    typer.echo(f"{which_process()}interrupted", err=True)
 
 
 def _memory_message(error: Exception) -> str | None:

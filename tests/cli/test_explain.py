@@ -54,7 +54,7 @@ def test_an_unknown_code_gets_the_nearest(robust: Robust) -> None:
 
 def test_every_exit_code_is_explained() -> None:
     codes = [word for word in EXIT_CODES.replace(",", " ").split() if word.isdigit()]
-    assert codes == ["0", "1", "2", "3", "4", "70"]
+    assert codes == ["0", "1", "2", "3", "4", "70", "130"]
     assert all(explanations_of(code)[0].means.startswith("Exit code: ") for code in codes)
 
 
