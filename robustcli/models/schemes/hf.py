@@ -4,6 +4,8 @@ huggingface_hub downloads it into its own cache; HF_ENDPOINT, HF_HOME, HF_TOKEN 
 """
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ from robustcli.runtime.network import hub_or_its_cache
 
 # Files to search in a repository if none is named; `robust push` writes the first one.
 _USUAL = ("checkpoints/best.pt", "best.pt", "model.pt", "model.safetensors", "pytorch_model.bin", "weights.pt")
-_NOT_FOUND = "{name}: there is no such repository or revision, or it is private (log in with `hf auth login`)"
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
 
 
@@ -49,17 +50,8 @@ def snapshot(name: str) -> Path:
     repository, _, revision = name.partition("@")
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise RobustCliError(f"hf:{name}: write hf:ORG/REPO")
-    package = hub(f"hf:{name}")
-    errors = importlib.import_module("huggingface_hub.errors")
-    try:
-        with hub_or_its_cache() as reason:
-            return Path(package.snapshot_download(repository, revision=revision or None))
-    except errors.LocalEntryNotFoundError as error:
-        raise RobustCliError(_not_here(f"hf:{name}", reason, error)) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise RobustCliError(_NOT_FOUND.format(name=f"hf:{name}")) from error
-    except (errors.HfHubHTTPError, OSError, ValueError) as error:
-        raise RobustCliError(f"hf:{name}: cannot be downloaded: {in_one_line(error)}") from error
+    with _hub_or_its_cache(f"hf:{name}") as package:
+        return Path(package.snapshot_download(repository, revision=revision or None))
 
 
 def hub(name: str) -> Any:
@@ -77,33 +69,23 @@ def hub(name: str) -> Any:
 def _fetch(repository: str, file: str | None, revision: str | None) -> tuple[Path, str, str]:
     """Return path, name and commit of a file."""
     name = f"hf:{repository}" + (f"/{file}" if file else "")
-    package = hub(name)
-    with hub_or_its_cache() as reason:
-        return _fetch_by(package, name, repository, file, revision, reason)
-
-
-def _fetch_by(
-    package: Any, name: str, repository: str, file: str | None, revision: str | None, reason: str | None
-) -> tuple[Path, str, str]:
-    errors = importlib.import_module("huggingface_hub.errors")
-    for candidate in (file,) if file else _USUAL:
-        try:
-            path = Path(package.hf_hub_download(repository, candidate, revision=revision))
-        except errors.LocalEntryNotFoundError as error:
-            if file is None and candidate != _USUAL[-1]:
+    candidates = (file,) if file else _USUAL
+    with _hub_or_its_cache(name) as package:
+        errors = importlib.import_module("huggingface_hub.errors")
+        for candidate in candidates:
+            try:
+                path = Path(package.hf_hub_download(repository, candidate, revision=revision))
+            except errors.LocalEntryNotFoundError:
+                if candidate == candidates[-1]:
+                    raise
                 continue
-            raise RobustCliError(_not_here(name, reason, error)) from error
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-            raise RobustCliError(_NOT_FOUND.format(name=name)) from error
-        except errors.EntryNotFoundError:
-            continue
-        except (errors.HfHubHTTPError, OSError, ValueError) as error:
-            raise RobustCliError(f"{name}: cannot be downloaded: {in_one_line(error)}") from error
-        # Snapshots are kept in a folder named by their commit.
-        parts = path.parts
-        commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts else "unknown"
-        return path, candidate, commit[:12]
-    files = _files(package, repository, revision)
+            except errors.EntryNotFoundError:
+                continue
+            # Snapshots are kept in a folder named by their commit.
+            parts = path.parts
+            commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts else "unknown"
+            return path, candidate, commit[:12]
+        files = _files(package, repository, revision)
     if file is not None:
         raise RobustCliError(f"{name}: the repository has no such file{suggest(file, files)}")
     raise RobustCliError(
@@ -112,11 +94,26 @@ def _fetch_by(
     )
 
 
-def _not_here(name: str, reason: str | None, error: Exception) -> str:
-    return (
-        f"{name}: not in the cache, and the Hub cannot be reached ({reason or in_one_line(error)}); without network "
-        "access, copy the file here and name its path"
-    )
+@contextmanager
+def _hub_or_its_cache(name: str) -> Iterator[Any]:
+    """Give the package huggingface_hub, which reads its cache without the Hub; errors begin with `name`."""
+    package = hub(name)
+    errors = importlib.import_module("huggingface_hub.errors")
+    reason = None
+    try:
+        with hub_or_its_cache() as reason:
+            yield package
+    except errors.LocalEntryNotFoundError as error:
+        raise RobustCliError(
+            f"{name}: not in the cache, and the Hub cannot be reached ({reason or in_one_line(error)}); without "
+            "network access, copy the file here and name its path"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise RobustCliError(
+            f"{name}: there is no such repository or revision, or it is private (log in with `hf auth login`)"
+        ) from error
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise RobustCliError(f"{name}: cannot be downloaded: {in_one_line(error)}") from error
 
 
 def _files(package: Any, repository: str, revision: str | None) -> list[str]:
