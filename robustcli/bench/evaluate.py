@@ -16,7 +16,7 @@ from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks
 from robustcli.evaluators.attack import Attacked
 from robustcli.measuring.counters import peak_of_run
-from robustcli.measuring.passes import forward_alone, input_gradient_alone, passes_by_kind
+from robustcli.measuring.passes import CONVOLUTIONS, forward_alone, input_gradient_alone, passes_by_kind
 from robustcli.measuring.timing import AGAIN, ALONE, Stopwatch, Timed, Timings, measure
 from robustcli.runtime.precision import full_precision
 
@@ -133,7 +133,7 @@ def _passes_alone(subject: BenchSubject) -> None:
 def _counted(subject: BenchSubject, way: _Way) -> EvaluationPasses:
     """Return the passes per image; gradients of the weights are counted at a convolution, if there is one."""
     images = len(subject.x)
-    has_convolution = any(isinstance(module, nn.Conv2d) for module in subject.network.modules())
+    has_convolution = any(isinstance(module, CONVOLUTIONS) for module in subject.network.modules())
     with ExitStack() as stack:
         passes = stack.enter_context(count_passes(subject.network))
         kinds = stack.enter_context(passes_by_kind(subject.network)) if has_convolution else None

@@ -27,6 +27,8 @@ from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.model import TrainingModel
 
+# Layers at which passes are counted.
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 # Images of an update whose passes are counted.
 _COUNTED = 4
 
@@ -56,7 +58,7 @@ def passes_by_kind(network: nn.Module) -> Iterator[PassCounter]:
         RobustCliError: the network has no convolution.
     """
     own = set(network.modules())
-    if not any(isinstance(module, nn.Conv2d) for module in own):
+    if not any(isinstance(module, CONVOLUTIONS) for module in own):
         raise RobustCliError("passes are counted at a convolution, but this network has no convolution")
     counters: dict[nn.Module, dict[nn.Module, PassCounter]] = {}
     entered: list[nn.Module] = []
@@ -68,7 +70,7 @@ def passes_by_kind(network: nn.Module) -> Iterator[PassCounter]:
         outermost = entered[0]
         entered.pop()
         # None after an error in the module.
-        if isinstance(module, nn.Conv2d) and features is not None:
+        if isinstance(module, CONVOLUTIONS) and features is not None:
             of_network = counters.setdefault(network if module in own else outermost, {})
             _count_forward(of_network.setdefault(module, PassCounter()), features)
 

@@ -14,6 +14,7 @@ from robustcli.data.datasets.digits import digits
 from robustcli.data.datasets.moving_digits import moving_digits
 from robustcli.errors import RobustCliError
 from robustcli.measuring.network_profile import network_profile
+from robustcli.measuring.passes import passes_by_kind
 from robustcli.runtime.memory_format import to_channels_last
 
 SHAPE = ImageShape(8, 16, 16, 4)
@@ -83,6 +84,15 @@ def test_counts_are_those_of_three_by_three_by_three_kernels() -> None:
     assert found.macs == convolutions + 8 * 4
     # Three kernels of three at full size, then one at stride 2, one between and one at pace 2.
     assert [part.field for part in found.parts][:2] == [7, 13]
+
+
+def test_passes_of_clips_are_counted() -> None:
+    network = clip_resnet(SHAPE, width=4, stages=2)
+    x = torch.rand(4, 8, 16, 16, requires_grad=True)
+    with passes_by_kind(network) as counter:
+        torch.autograd.grad(network(x).sum(), x)
+        network(x.detach()).sum().backward()
+    assert (counter.forwards, counter.input_gradients, counter.weight_gradients) == (8, 4, 4)
 
 
 def test_frames_that_do_not_fit_are_refused() -> None:
