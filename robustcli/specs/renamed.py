@@ -39,19 +39,18 @@ def understood(value: Any, source: str) -> Any:
     found = current(value)
     if found != value:
         gone = _written(value) - _written(found)
-        words = ", ".join(f"'{old}' is now '{new}'" for old, new in _all().items() if old in gone)
-        warnings.warn(f"{source}: evaluate: {words}; the former words are understood until {UNTIL}", stacklevel=3)
+        _warn(f"{source}: evaluate", {old: new for old, new in _all().items() if old in gone})
     return found
 
 
 def current_defense(value: Any) -> Any:
     """Return a defense with current keys instead of former ones."""
-    return _with_keys(value, _OF_DEFENSE)
+    return _worded(value, lambda name: (name, _OF_DEFENSE))
 
 
 def former_defense(value: Any) -> Any:
     """Return a defense with the keys of earlier versions."""
-    return _with_keys(value, {new: old for old, new in _OF_DEFENSE.items()})
+    return _worded(value, lambda name: (name, {new: old for old, new in _OF_DEFENSE.items()}))
 
 
 def understood_defense(value: Any, source: str) -> Any:
@@ -62,9 +61,13 @@ def understood_defense(value: Any, source: str) -> Any:
     """
     found = current_defense(value)
     if found != value:
-        words = ", ".join(f"'{old}' is now '{new}'" for old, new in _OF_DEFENSE.items() if old in value)
-        warnings.warn(f"{source}: defense: {words}; the former words are understood until {UNTIL}", stacklevel=3)
+        _warn(f"{source}: defense", {old: new for old, new in _OF_DEFENSE.items() if old in value})
     return found
+
+
+def _warn(where: str, renamed: Mapping[str, str]) -> None:
+    words = ", ".join(f"'{old}' is now '{new}'" for old, new in renamed.items())
+    warnings.warn(f"{where}: {words}; the former words are understood until {UNTIL}", stacklevel=4)
 
 
 def as_written(keys: Sequence[str], value: Any) -> list[str]:
@@ -78,13 +81,6 @@ def as_written(keys: Sequence[str], value: Any) -> list[str]:
         return [*keys]
     other = {**_OF_DEFENSE, **{new: old for old, new in _OF_DEFENSE.items()}}.get(keys[1])
     return [keys[0], other, *keys[2:]] if other is not None and other in defense else [*keys]
-
-
-def _with_keys(value: Any, keys: Mapping[str, str]) -> Any:
-    """Return a mapping with other keys; one with both keys keeps both, and the former one is rejected as unknown."""
-    if not isinstance(value, Mapping):
-        return value
-    return {keys[key] if keys.get(key, key) not in value else key: item for key, item in value.items()}
 
 
 def _worded(value: Any, words: _Words) -> Any:
