@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any, Protocol
+from typing import Protocol
 
 from robustcli.store.evaluations import Evaluation, broken_certificates
+from robustcli.store.sweep_rows import SweepEvaluation
 
 
 class Measured(Protocol):
@@ -15,16 +16,6 @@ class Measured(Protocol):
 
     @property
     def interval(self) -> tuple[float, float]: ...
-
-
-class Described(Protocol):
-    """An evaluator with its settings, as the spec states them."""
-
-    @property
-    def evaluator(self) -> str: ...
-
-    @property
-    def parameters(self) -> dict[str, Any]: ...
 
 
 def percent(fraction: float) -> str:
@@ -59,7 +50,7 @@ def verdict(evaluation: Evaluation) -> str:
     return f"{word}, upper bound" if evaluation.is_upper_bound else word
 
 
-def describe(evaluation: Described) -> str:
+def describe(evaluation: Evaluation | SweepEvaluation) -> str:
     """Evaluator and its main settings, such as "pgd-20-1" or "autoattack standard"."""
     parameters = evaluation.parameters
     attack = parameters.get("attack")
