@@ -15,7 +15,7 @@ from robustcli.evaluation.consistency import Threats, check_counts, check_derive
 from robustcli.evaluation.fingerprint import evaluator_text, images_digest, in_present_names
 from robustcli.evaluation.per_image import ImageResult, decoded, read_adversarial_examples, read_per_image
 from robustcli.evaluation.restore import settled
-from robustcli.evaluators import Evaluator
+from robustcli.evaluators import Evaluator, chunks
 from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
 from robustcli.specs.check import checked_member, checked_settings, with_leaves
@@ -157,13 +157,12 @@ def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Images, y:
     if len(swapped):
         yield f"labels: {len(swapped)} differ from those of the data, first of image {int(swapped[0])}"
     odd = []
-    for start in range(0, len(x), _BATCH):
-        scores, slack = _scores(network, x[start : start + _BATCH], votes)
-        classes = said[start : start + _BATCH]
+    for rows, scores, slack in _scored(network, x, votes):
+        classes = said[rows]
         known = classes.clamp(0, scores.shape[1] - 1)
         behind = scores.amax(1) - scores.gather(1, known[:, None]).squeeze(1)
         # Written so that NaN is reported.
-        odd += (start + (~(behind <= slack) | (known != classes)).nonzero().flatten()).tolist()
+        odd += (rows.start + (~(behind <= slack) | (known != classes)).nonzero().flatten()).tolist()
     if len(odd) > _by_chance(len(x), votes):
         yield f"clean predictions: {len(odd)} differ from those of this network, first of image {odd[0]}"
     for line in lines:
@@ -181,16 +180,20 @@ def _of_survivors(result: Evaluation, network: nn.Module, x: Images, y: Tensor, 
     odd: list[int] = []
     with settled(network, x.device.type):
         torch.manual_seed(derive(result.seed, "verify"))
-        for start in range(0, len(x), _BATCH):
-            scores, slack = _scores(network, x[start : start + _BATCH], votes)
-            labels, alive = y[start : start + _BATCH], lived[start : start + _BATCH]
-            lead = -margin(scores, labels)
-            is_odd = alive & ~(lead >= -slack)
+        for rows, scores, slack in _scored(network, x, votes):
+            lead = -margin(scores, y[rows])
+            is_odd = lived[rows] & ~(lead >= -slack)
             if result.is_clean:
-                is_odd |= ~alive & ~(lead <= slack)
-            odd += (start + is_odd.nonzero().flatten()).tolist()
+                is_odd |= ~lived[rows] & ~(lead <= slack)
+            odd += (rows.start + is_odd.nonzero().flatten()).tolist()
     if len(odd) > _by_chance(len(x), votes):
         yield f"survivors: {len(odd)} do not fit the clean predictions of this network, first image {odd[0]}"
+
+
+def _scored(network: nn.Module, x: Images, votes: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield batches of images with their scores and rounding errors."""
+    for rows in chunks(len(x), _BATCH):
+        yield rows, *_scores(network, x[rows], votes)
 
 
 def _scores(network: nn.Module, x: Tensor, votes: int) -> tuple[Tensor, Tensor]:
@@ -235,10 +238,10 @@ def _of_adversarial_examples(
             yield (f"adversarial examples: of images {int(numbers.min())} to {int(numbers.max())}; there are {len(x)}")
             return
         seen += numbers.tolist()
-        for start in range(0, len(numbers), _BATCH):
-            rows = torch.from_numpy(numbers[start : start + _BATCH]).to(x.device)
+        for part in chunks(len(numbers), _BATCH):
+            rows = torch.from_numpy(numbers[part]).to(x.device)
             clean = x[rows]
-            points = decoded(encoding, codes[start : start + _BATCH], clean)
+            points = decoded(encoding, codes[part], clean)
             for threat in {own[number] for number in rows.tolist()}:
                 is_under = torch.tensor([own[number] == threat for number in rows.tolist()], device=x.device)
                 outside += rows[is_under & ~threat.contains(points, clean)].tolist()
