@@ -6,11 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import robustcli
 from robustcli.errors import RobustCliError
+from robustcli.models.model import test_images
+from robustcli.runtime.device import choose_device
+from robustcli.store.evaluation_files import EvaluationFiles
+from robustcli.workflows.verify import evaluated_model
+from robustcli.workflows.verify_evaluation import Finding, verify
 
 
 def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpoint: str | None, device: str) -> str:
@@ -43,23 +48,17 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise RobustCliError(f"the exported network cannot be loaded in a new process: {last}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    if found["problems"]:
-        lines = "\n  ".join(found["problems"])
+    found = Finding(**json.loads(done.stdout.splitlines()[-1]))
+    if found.problems:
+        lines = "\n  ".join(found.problems)
         raise RobustCliError(f"the exported network is not the one that was evaluated:\n  {lines}")
-    return str(found["checked"])
+    return found.checked
 
 
 def _check(
     path: str, key: str, run: str, overrides: Sequence[str], checkpoint: str | None, device_name: str
-) -> dict[str, Any]:
+) -> Finding:
     """Check the folder; this runs in the new process."""
-    from robustcli.models.model import test_images
-    from robustcli.runtime.device import choose_device
-    from robustcli.store.evaluation_files import EvaluationFiles
-    from robustcli.workflows.verify import evaluated_model
-    from robustcli.workflows.verify_evaluation import verify
-
     folder, device = Path(path), choose_device(device_name)
     spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
     assert spec is not None
@@ -68,15 +67,14 @@ def _check(
     spec.loader.exec_module(module)
     network = module.build().to(device)
     if network.training:
-        return {"problems": ["model.py: the network is in train mode"], "checked": "nothing"}
+        return Finding(key, ["model.py: the network is in train mode"], "nothing")
     model = evaluated_model(Path(run), overrides, checkpoint)
     x, y = test_images(model.defaults, device).images("test")
-    finding = verify(EvaluationFiles(folder, key), network, x, y)
-    return {"problems": finding.problems, "checked": finding.checked}
+    return verify(EvaluationFiles(folder, key), network, x, y)
 
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(_check(*json.load(sys.stdin))))
+        print(json.dumps(asdict(_check(*json.load(sys.stdin)))))
     except RobustCliError as error:
         sys.exit(" ".join(str(error).split()))
