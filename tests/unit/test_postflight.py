@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
+from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.hop_skip_jump import HopSkipJump
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
@@ -128,12 +129,20 @@ def test_saturated_logits_are_suspect() -> None:
     assert not any("the margin" in text for text in result.suspicions)
 
 
-def test_cross_entropy_that_finds_little_is_suspect() -> None:
-    attacks = ("apgd-ce", "apgd-t")
-    saturated = found(
-        Planted(say=lambda logits: 1e6 * logits), AutoAttack(attacks=attacks), ThreatModel("linf", Fraction(1, 50))
-    )
-    assert any("that survived cross-entropy" in text for text in saturated.suspicions)
+@pytest.mark.parametrize(
+    ("evaluator", "is_suspect"),
+    [
+        (AutoAttack(attacks=("apgd-ce", "apgd-t")), True),
+        (WorstCase(members=[Attacked(attack=Apgd(steps=10)), Attacked(attack=Apgd(steps=10, loss="dlr"))]), True),
+        # A longer attack breaks more for that reason.
+        (WorstCase(members=[Attacked(attack=Apgd(steps=10)), Attacked(attack=Apgd(steps=11, loss="dlr"))]), False),
+        (WorstCase(members=[Attacked(attack=Apgd(steps=10, loss="dlr")), Attacked(attack=Apgd(steps=10))]), False),
+    ],
+    ids=["autoattack", "worst case", "longer", "other order"],
+)
+def test_cross_entropy_that_finds_little_is_suspect(evaluator: Any, is_suspect: bool) -> None:
+    saturated = found(Planted(say=lambda logits: 1e6 * logits), evaluator, ThreatModel("linf", Fraction(1, 50)))
+    assert any("that survived cross-entropy" in text for text in saturated.suspicions) is is_suspect
 
 
 def test_an_attack_that_misses_what_chance_finds_is_suspect() -> None:
