@@ -260,8 +260,7 @@ class Data:
     def clean_batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yield batches of train images in fixed order without augmentation.
 
-        A last batch of a single image is left out: batch norms may be unable to normalize it, and in a mean over
-        batches it would count as much as a whole one.
+        A last batch of a single image is left out, because batch norms may be unable to normalize it.
         """
         part = self._train()
         rows = part.rows[:-1] if len(part.rows) % batch_size == 1 and len(part.rows) > 1 else part.rows

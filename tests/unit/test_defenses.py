@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
+from robustcli.optimization.averaging.averaged_copy import AveragedCopy
 from robustcli.optimization.averaging.ema import Ema
 from robustcli.optimization.averaging.swa import Swa
 from robustcli.optimization.weights.awp import Awp
@@ -518,7 +519,7 @@ def test_averaged_statistics_follow_the_recursion_of_the_weights() -> None:
 
 @pytest.mark.parametrize("averaging", [Ema(decay=0.5, buffers="re_estimate"), Swa(start_epoch=0)])
 def test_re_estimated_statistics_are_those_of_one_pass(averaging: Ema | Swa) -> None:
-    """Plain means over the batches of their means and unbiased variances, with the averaged weights in place."""
+    """Means over the batches, by their images, of means and unbiased variances, with the averaged weights in place."""
     model = conv_net(dtype=torch.float64)
     running = averaging.start(model)
     for update in range(3):
@@ -527,14 +528,16 @@ def test_re_estimated_statistics_are_those_of_one_pass(averaging: Ema | Swa) -> 
     averaged = running.averaged(model, clean)
     layers = list(averaged.children())
     inputs = clean()
+    sizes = torch.tensor([len(x) for x in inputs], dtype=torch.float64)
+    weights = (sizes / sizes.sum()).view(-1, 1)
     for depth, layer in enumerate(layers[:6]):
         if isinstance(layer, nn.BatchNorm2d):
             means = torch.stack([x.mean((0, 2, 3)) for x in inputs])
             variances = torch.stack([x.var((0, 2, 3), unbiased=True) for x in inputs])
             assert layer.running_mean is not None
             assert layer.running_var is not None
-            assert torch.allclose(layer.running_mean, means.mean(0), rtol=0, atol=1e-12), depth
-            assert torch.allclose(layer.running_var, variances.mean(0), rtol=0, atol=1e-12), depth
+            assert torch.allclose(layer.running_mean, (weights * means).sum(0), rtol=0, atol=1e-12), depth
+            assert torch.allclose(layer.running_var, (weights * variances).sum(0), rtol=0, atol=1e-12), depth
             assert layer.momentum == 0.1
             scale, shift = (value.detach().view(1, -1, 1, 1) for value in (layer.weight, layer.bias))
             inputs = [
@@ -547,6 +550,28 @@ def test_re_estimated_statistics_are_those_of_one_pass(averaging: Ema | Swa) -> 
         else:
             inputs = [layer(x).detach() for x in inputs]
     assert not averaged.training
+
+
+def test_every_image_counts_the_same_in_re_estimated_statistics() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(2)).double()
+    batches = [torch.rand(8, 2, 3, 3, dtype=torch.float64) + shift for shift in (0, 0, 5)]
+    batches[-1] = batches[-1][:2]
+    shadow = AveragedCopy(model, "re_estimate")
+    (norm,) = cast("nn.Sequential", shadow.evaluated(model, lambda: iter(batches)))
+    mean = torch.cat(batches).mean((0, 2, 3))
+    variance = sum(len(x) * x.var((0, 2, 3)) for x in batches) / 18
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, variance)
+    # Batches of one size give the same numbers as a plain mean.
+    equal = [torch.rand(8, 2, 3, 3, dtype=torch.float64) for _ in range(7)]
+    (found,) = cast("nn.Sequential", shadow.evaluated(model, lambda: iter(equal)))
+    plain = nn.BatchNorm2d(2, momentum=None).double()
+    for x in equal:
+        plain(x)
+    assert torch.equal(found.running_mean, plain.running_mean)
+    assert torch.equal(found.running_var, plain.running_var)
+    assert (found.momentum, len(found._forward_pre_hooks)) == (0.1, 0)
 
 
 @pytest.mark.parametrize(("start_epoch", "every"), [(0, 1), (2, 1), (1, 2)])

@@ -1,5 +1,6 @@
 """A copy of the network whose weights are an average, with its batch statistics."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ class AveragedCopy:
         return self.network
 
     def _re_estimate(self, images: CleanImages) -> bool:
-        """Set statistics of batch norms to the mean over batches (momentum None); other layers start theirs anew.
+        """Set statistics of batch norms to the mean over batches, by their images; other layers start theirs anew.
 
         Returns:
             False if there were no images, so that the statistics are not set.
@@ -59,9 +60,9 @@ class AveragedCopy:
                 module.train()
         norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
         momenta = [norm.momentum for norm in norms]
+        hooks = [norm.register_forward_pre_hook(_weigh_by_images()) for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None
             norm.train()
         try:
             with torch.no_grad():
@@ -70,6 +71,8 @@ class AveragedCopy:
                     has_images = True
         finally:
             self.network.eval()
+            for hook in hooks:
+                hook.remove()
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
         return has_images
@@ -79,3 +82,15 @@ class AveragedCopy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
+
+
+def _weigh_by_images() -> Callable[[Any, tuple[Tensor, ...]], None]:
+    """Return a hook that sets the momentum of a batch norm before each batch, so that every image counts the same."""
+    images = 0
+
+    def weigh(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal images
+        images += len(inputs[0])
+        norm.momentum = len(inputs[0]) / images
+
+    return weigh
