@@ -133,7 +133,7 @@ class Checker:
         if isinstance(value, list):
             value = tuple(value)
         try:
-            checked = plain_model(parameter).model_validate({"value": value})
+            checked = plain_model(parameter.annotation).model_validate({"value": value})
         except ValidationError as error:
             for problem in _telling(error.errors()):
                 inside = tuple(part for part in problem["loc"][1:] if isinstance(part, int) or _is_key(part, value))
@@ -186,14 +186,10 @@ def is_sound(value: Any) -> bool:
     return value is not _FAILED
 
 
-def plain_model(parameter: Parameter) -> type[BaseModel]:
-    """Return a strict pydantic model with one field, to check a plain value."""
-    return _plain_model(parameter.annotation)
-
-
 # Cached: specs have hundreds of values but few types, and creating a model is slower than checking a value.
 @cache
-def _plain_model(annotation: Any) -> type[BaseModel]:
+def plain_model(annotation: Any) -> type[BaseModel]:
+    """Return a strict pydantic model with one field, to check a plain value."""
     return create_model("Plain", __config__=_STRICT, value=(annotation, ...))
 
 

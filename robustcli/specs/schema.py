@@ -87,7 +87,7 @@ def _annotation(parameter: Parameter) -> dict[str, Any]:
         return {"anyOf": [_settings(kind), {"type": "null"}]} if may_be_nothing else _settings(kind)
     if Fraction in (annotation, *get_args(annotation)):
         return {"anyOf": [{"type": "number", "minimum": 0}, _QUOTIENT]}
-    schema: dict[str, Any] = plain_model(parameter).model_json_schema()["properties"]["value"]
+    schema: dict[str, Any] = plain_model(annotation).model_json_schema()["properties"]["value"]
     schema.pop("title", None)
     choices = schema.get("anyOf", [schema])
     if any(choice.get("type") == "number" for choice in choices):
