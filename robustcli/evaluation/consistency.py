@@ -48,8 +48,8 @@ def check_derived(result: Evaluation, stored: Mapping[str, Any]) -> Iterator[str
     gradients = sum(stage.gradients for stage in result.stages)
     if result.gradients != gradients:
         yield f"gradients: the result says {result.gradients}; its stages give {gradients}"
-    phases = TwoPhases.stated(result)
-    estimate = None if phases is None else phases.estimate
+    phases = TwoPhases.of(result)
+    estimate = phases.estimate if phases is not None and phases.fit(result.stages) else None
     if (result.sample is not None or result.estimate is not None) and result.estimate != estimate:
         yield f"estimate: the result says {result.estimate}; its sample, survivors and stages give {estimate}"
     clean = result.forwards - sum(stage.forwards for stage in result.stages)

@@ -13,7 +13,7 @@ from robustcli.data.images import AnyImages, Images
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.certificates import certified, certified_record, contradictions, is_smoothed
 from robustcli.evaluation.confirm import votes_for
-from robustcli.evaluation.evidence import Evidence, as_text
+from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import NO_JOURNAL, Journal
 from robustcli.evaluation.noted_warnings import noted_warnings
@@ -108,7 +108,7 @@ def evaluate(
         norm=threat.norm,
         eps=exact_text(threat.eps),
         seed=seed,
-        survivors=as_text(evidence.survives),
+        survivors=evidence.survivors,
         forwards=evidence.forwards,
         gradients=evidence.gradients,
         seconds=evidence.seconds,
@@ -116,7 +116,7 @@ def evaluate(
         suspicions=suspicions,
         # A warning that causes a suspicion is shown as a suspicion only.
         warnings=[text for text in dict.fromkeys(all_noted) if text not in suspicions],
-        sample=None if evidence.drawn is None else as_text(evidence.drawn),
+        sample=evidence.sample,
         estimate=None if phases is None else phases.estimate,
         certified=None if certificate is None else certified_record(certificate, evaluator),
         evidence=evidence,

@@ -69,6 +69,21 @@ class Evidence:
         return self.broken_by == SURVIVES
 
     @property
+    def survivors(self) -> str:
+        """The same mask as a result states it."""
+        return as_text(self.survives)
+
+    @property
+    def sample(self) -> str | None:
+        """Mask of the images drawn at random, as a result states it."""
+        return None if self.drawn is None else as_text(self.drawn)
+
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
     def forwards(self) -> int:
         """Forward passes for the clean images and all stages."""
         return self.clean_forwards + sum(stage.forwards for stage in self.stages)
@@ -89,7 +104,7 @@ class Evidence:
         missed = unseen_at_most(sampled, stage.entered)
         self.warnings += (
             f"{stage.name} attacked {sampled} of {stage.entered} survivors and broke none; with 95 % confidence it "
-            f"would break at most {missed} of all, {100 * missed / len(self.labels):.2f} points",
+            f"would break at most {missed} of all, {100 * missed / self.total:.2f} points",
         )
 
     def draw(self, some: Some, rng: IndexedNoise) -> Tensor:

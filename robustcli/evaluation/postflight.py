@@ -105,7 +105,7 @@ def postflight(
 
 def _of_clean_images(evidence: Evidence, expected: float | None) -> Iterator[str]:
     """Check that clean accuracy is as in training."""
-    right, total = int((evidence.clean == evidence.labels).sum()), len(evidence.labels)
+    right, total = int((evidence.clean == evidence.labels).sum()), evidence.total
     if expected is not None and expected - clopper_pearson(right, total)[1] > _CLEAN_GAP:
         yield (
             f"clean accuracy is {100 * right / total:.1f} %, but was {100 * expected:.1f} % on held-out images in "
@@ -127,7 +127,7 @@ def _of_stages(evidence: Evidence) -> Iterator[str]:
         yield "no attack made a search pass, so this is clean accuracy; increase the number of steps"
     # Only attacks under one threat model can be compared: those in a larger set break more images for that reason.
     for own in by_threat.values():
-        yield from _of_one_threat(own, len(evidence.labels))
+        yield from _of_one_threat(own, evidence.total)
 
 
 def _of_one_threat(pairs: Sequence[tuple[StageResult, Attack]], total: int) -> Iterator[str]:

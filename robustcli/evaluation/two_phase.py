@@ -1,10 +1,11 @@
 """Estimates from two phases: cheap attacks on all images, expensive ones on some of the survivors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustcli.evaluation.evidence import Evidence
 from robustcli.statistics import hypergeometric_interval
-from robustcli.store.evaluations import Estimate, Evaluation
+from robustcli.store.evaluations import Estimate, Evaluation, StageResult
 
 # Share of images that the expensive attacks break beyond the cheap ones, above which the phases disagree.
 _DISAGREEMENT = 0.01
@@ -39,41 +40,28 @@ class TwoPhases:
     by: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, evidence: Evidence) -> "TwoPhases | None":
+    def of(cls, found: Evidence | Evaluation) -> "TwoPhases | None":
         """Return the counts of an evaluation; None if all attacks ran on every survivor."""
-        drawn, survives = evidence.drawn, evidence.survives
-        if drawn is None:
+        if found.sample is None or len(found.sample) != found.total:
             return None
-        return cls(
-            total=len(drawn),
-            nearest=0,
-            nearest_broken=0,
-            others=int((drawn | survives).sum()),
-            drawn=int(drawn.sum()),
-            drawn_broken=int((drawn & ~survives).sum()),
-            by=tuple(stage.name for stage in evidence.stages if stage.sampled and stage.broken),
-        )
-
-    @classmethod
-    def stated(cls, result: Evaluation) -> "TwoPhases | None":
-        """Return the counts of a stored result; None if all attacks ran on every survivor, or its keys disagree."""
-        first = next((stage for stage in result.stages if stage.sampled is not None), None)
-        if first is None or result.sample is None or len(result.sample) != result.total:
-            return None
-        pairs = list(zip(result.sample, result.survivors, strict=True))
-        nearest, drawn = result.sample.count("2"), result.sample.count("1")
+        pairs = list(zip(found.sample, found.survivors, strict=True))
+        nearest, drawn = found.sample.count("2"), found.sample.count("1")
         others = drawn + pairs.count(("0", "1"))
-        if (first.sampled or 0) < nearest + drawn or first.entered < nearest + others:
-            return None
         return cls(
-            total=result.total,
+            total=found.total,
             nearest=nearest,
             nearest_broken=pairs.count(("2", "0")),
             others=others,
             drawn=drawn,
             drawn_broken=pairs.count(("1", "0")),
-            by=tuple(stage.name for stage in result.stages if stage.sampled and stage.broken),
+            by=tuple(stage.name for stage in found.stages if stage.sampled and stage.broken),
         )
+
+    def fit(self, stages: Sequence[StageResult]) -> bool:
+        """Return whether some stage had as many images as these counts need, as they have in a sound result."""
+        attacked, entered = self.nearest + self.drawn, self.nearest + self.others
+        sampled = (stage for stage in stages if stage.sampled is not None)
+        return any((stage.sampled or 0) >= attacked and stage.entered >= entered for stage in sampled)
 
     @property
     def broken(self) -> tuple[int, int]:

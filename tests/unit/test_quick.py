@@ -362,7 +362,7 @@ def test_gradients_that_mislead_the_cheap_attacks_are_noticed(monkeypatch: pytes
     assert any("square, which uses no gradients" in text for text in found.suspicions or ())
     assert found.estimate is not None
     assert found.estimate.low < found.estimate.accuracy <= found.accuracy
-    assert TwoPhases.stated(found) == TwoPhases.of(found.evidence) if found.evidence else False
+    assert TwoPhases.of(found) == TwoPhases.of(found.evidence) if found.evidence else False
     assert list(check_derived(found, found.to_json())) == []
     better = found.estimate.model_copy(update={"accuracy": 1.0})
     for changes in ({"estimate": better}, {"estimate": None}, {"sample": "1" * COUNT}, {"sample": None}):
