@@ -5,8 +5,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from robustcli.evaluation.progress import StageLines, StageProgress
-from robustcli.evaluation.watcher import Watcher
+from robustcli.evaluation.progress import StageProgress
+from robustcli.evaluation.watcher import Lines, Watcher
 from robustcli.evaluation.wording import interval
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.records import Record
@@ -35,7 +35,7 @@ class Screen(Watcher):
         self._bar = Progress(*columns, console=self.console, disable=is_quiet or not self.console.is_terminal)
         self._task = self._bar.add_task("training", total=None, rate="", visible=False)
         self._attack = self._bar.add_task("", total=None, rate="", visible=False)
-        self._lines: dict[str, StageLines] = {}
+        self._lines = Lines(self._print)
         self._images = 0
 
     def __enter__(self) -> "Screen":
@@ -84,7 +84,7 @@ class Screen(Watcher):
     def attack(self, key: str, progress: StageProgress) -> None:
         """Show the progress of an attack: a bar in a terminal, lines in a log."""
         if not self.console.is_terminal:
-            self._lines.setdefault(key, StageLines(self._print, f"evaluating {key}: "))(progress)
+            self._lines.attack(key, progress)
             return
         survive = f"{progress.broken} broken, {progress.survivors} survive  " if progress.number else ""
         self._bar.update(

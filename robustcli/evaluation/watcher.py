@@ -1,9 +1,10 @@
 """Follow the progress of training and evaluation."""
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from robustcli.evaluation.progress import StageProgress
+from robustcli.evaluation.progress import StageLines, StageProgress
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.records import Record
 
@@ -28,6 +29,25 @@ class Watcher:
 
     def attack(self, key: str, progress: StageProgress) -> None:
         """Called when an attack of an evaluation starts, and after some of its images."""
+
+
+def _to_log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Lines(Watcher):
+    """Shows the progress of evaluations as lines of a log.
+
+    Args:
+        write: prints a line; by default on the error stream.
+    """
+
+    def __init__(self, write: Callable[[str], None] = _to_log) -> None:
+        self._write = write
+        self._lines: dict[str, StageLines] = {}
+
+    def attack(self, key: str, progress: StageProgress) -> None:
+        self._lines.setdefault(key, StageLines(self._write, f"evaluating {key}: "))(progress)
 
 
 Watching = Callable[[], AbstractContextManager[Watcher]]

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,10 +16,9 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.attack_choice import evaluator_of, with_batch_size
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
-from robustcli.evaluation.progress import StageLines, StageProgress
 from robustcli.evaluation.restore import settled
 from robustcli.evaluation.stored import Task, plain_parameters
-from robustcli.evaluation.watcher import Watcher
+from robustcli.evaluation.watcher import Lines, Watcher
 from robustcli.evaluation.workers import device_of, in_processes
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
 from robustcli.models.find import find_model
@@ -144,20 +142,6 @@ def assess_share(request: Request, share: Share) -> None:
     # The first process prints the progress of all.
     watcher = Watcher() if request.quiet or share[0] else Lines()
     case_of(request, choose_device(device_of(share, request.device))).run_shards(watcher)
-
-
-class Lines(Watcher):
-    """Prints the progress of an evaluation as lines."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, StageLines] = {}
-
-    def attack(self, key: str, progress: StageProgress) -> None:
-        self._lines.setdefault(key, StageLines(_print_to_log, f"evaluating {key}: "))(progress)
-
-
-def _print_to_log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)

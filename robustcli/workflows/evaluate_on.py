@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustcli.errors import InUseError, RobustCliError
-from robustcli.evaluation.watcher import Watcher, Watching
+from robustcli.evaluation.watcher import Lines, Watcher, Watching
 from robustcli.runtime.device import choose_device
 from robustcli.store.results import EvalResults, read_results
 from robustcli.store.runs import RunFolder, locked
 from robustcli.workflows.engines import Answer, Engine, Needs, Task
-from robustcli.workflows.evaluate import Lines, Request, case_of, require_sound
+from robustcli.workflows.evaluate import Request, case_of, require_sound
 
 
 def assess_on(
