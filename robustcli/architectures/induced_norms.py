@@ -28,8 +28,9 @@ class Seen:
 def is_matrix(module: nn.Module) -> bool:
     """Return True for convolutions and linear layers, but not for subclasses with another `forward`."""
     forward = getattr(type(module), "forward", None)
-    if isinstance(module, nn.Conv2d):
-        return forward in (nn.Conv2d.forward, SameConv2d.forward) and module.padding_mode == "zeros"
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        known = (nn.Conv2d.forward, SameConv2d.forward, nn.Conv3d.forward)
+        return forward in known and module.padding_mode == "zeros"
     return isinstance(module, nn.Linear) and forward is nn.Linear.forward
 
 
@@ -62,9 +63,9 @@ def map_of(module: nn.Module) -> Map:
             return out
 
         return padded
-    if isinstance(module, nn.Conv2d):
-        layer = module
-        return lambda v, weight: F.conv2d(v, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        layer, convolved = module, F.conv3d if isinstance(module, nn.Conv3d) else F.conv2d
+        return lambda v, weight: convolved(v, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
     return F.linear
 
 

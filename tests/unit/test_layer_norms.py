@@ -49,6 +49,7 @@ LAYERS = [
     # Larger than its images: most taps meet only zeros.
     (nn.Conv2d(2, 3, 5, padding=2), (2, 2, 2)),
     (SameConv2d(2, 3, 3, 2, bias=True), (2, 6, 6)),
+    (nn.Conv3d(2, 3, 3, stride=2, padding=1), (2, 3, 4, 5)),
 ]
 
 
