@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcli.architectures.induced_norms import is_matrix
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularizers import REGULARIZERS, RunningRegularizer
@@ -16,7 +17,7 @@ from robustcli.registry.types import Count, Positive
 @REGULARIZERS.register("svc", reads="the layers", smoke={"clip": 0.5, "every": 2}, passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class Svc:
-    """Clip the singular values of every convolution, taken as circular, at `clip`, every `every` updates.
+    """Clip the singular values of every convolution of images, taken as circular, at `clip`, every `every` updates.
 
     On a torus of the size of its input, a convolution is one matrix (outputs x inputs) per frequency, and its singular
     values are those of these matrices. They are clipped, and the resulting kernel is cut to the size of the old one,
@@ -49,6 +50,11 @@ class RunningSvc(RunningRegularizer):
     def __init__(self, settings: Svc, model: nn.Module) -> None:
         self.settings = settings
         self.layers = {name: module for name, module in trained_layers(model).items() if isinstance(module, nn.Conv2d)}
+        if not any(isinstance(module, nn.Conv2d) and is_matrix(module) for module in model.modules()):
+            raise RobustCliError(
+                "regularizer svc: this network has no two-dimensional convolution with its own kernel, so there is "
+                "nothing to clip; choose norm_decay, or an architecture such as resnet18 with norm: batch"
+            )
         computed = [name for name, layer in self.layers.items() if not isinstance(layer.weight, nn.Parameter)]
         if computed:
             raise RobustCliError(
