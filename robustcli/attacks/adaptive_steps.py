@@ -17,7 +17,7 @@ _FIRST_SHARE, _MOVED_PER_CHANGED = 0.2, 1.5
 
 
 @dataclass
-class Rows:
+class PointStates:
     """State of points, each at its own step; some fields are used by only one of the two rules.
 
     Args:
@@ -51,7 +51,7 @@ class Rows:
     moved: Tensor
 
     @classmethod
-    def beginning(cls, x: Tensor, labels: Tensor, reference: Tensor, point: Tensor) -> "Rows":
+    def beginning(cls, x: Tensor, labels: Tensor, reference: Tensor, point: Tensor) -> "PointStates":
         """State at the starting points."""
         nothing = x.new_full((len(x),), -torch.inf)
         zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -76,14 +76,14 @@ class Rows:
             moved=torch.zeros_like(nothing),
         )
 
-    def at(self, index: Tensor) -> "Rows":
+    def at(self, index: Tensor) -> "PointStates":
         """Select rows."""
-        return Rows(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
+        return PointStates(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
-    def joined(self, others: "Rows") -> "Rows":
+    def joined(self, others: "PointStates") -> "PointStates":
         """Append other rows."""
         pairs = {item.name: (getattr(self, item.name), getattr(others, item.name)) for item in fields(self)}
-        return Rows(**{name: torch.cat(pair) for name, pair in pairs.items()})
+        return PointStates(**{name: torch.cat(pair) for name, pair in pairs.items()})
 
     def learn(self, grad: Tensor, loss: Tensor) -> None:
         """Record the gradient and the loss at the points."""
@@ -116,15 +116,15 @@ class StepRule(Protocol):
     periods: Tensor
     """(steps + 1,) on the CPU: moves since the last checkpoint, by number of moves; 0 if no checkpoint is due."""
 
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: PointStates) -> None:
         """Set the first step of new rows."""
         ...
 
-    def adapt(self, rows: Rows, period: Tensor) -> None:
+    def adapt(self, rows: PointStates, period: Tensor) -> None:
         """Adapt the rows at a checkpoint: those whose period (n,) is not 0."""
         ...
 
-    def move(self, rows: Rows) -> None:
+    def move(self, rows: PointStates) -> None:
         """Make one move with every row."""
         ...
 
@@ -149,10 +149,10 @@ class MomentumRule:
             self.periods[at] = period
             period = max(period - max(int(0.03 * steps), 1), int(0.06 * steps), 1)
 
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: PointStates) -> None:
         rows.step_size = torch.full_like(rows.step_size, 2 * self.threat.radius)
 
-    def adapt(self, rows: Rows, period: Tensor) -> None:
+    def adapt(self, rows: PointStates, period: Tensor) -> None:
         is_due = period > 0
         is_stuck = ~rows.was_reduced & (rows.checked_loss >= rows.best_loss)
         halves = is_due & ((rows.rises <= _RISING * period) | is_stuck)
@@ -162,7 +162,7 @@ class MomentumRule:
         rows.checked_loss = torch.where(is_due, rows.best_loss, rows.checked_loss)
         rows.rises = rows.rises.masked_fill(is_due, 0)
 
-    def move(self, rows: Rows) -> None:
+    def move(self, rows: PointStates) -> None:
         step = per_example(rows.step_size, rows.grad) * self.threat.ascent(rows.grad, rows.point, 1.0)
         ahead = self.threat.project(rows.point + step, rows.x)
         momentum = rows.point - rows.previous
@@ -186,7 +186,7 @@ class SparseRule:
         self.periods = torch.zeros(steps + 1, dtype=torch.int64)
         self.periods[period::period] = period
 
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: PointStates) -> None:
         rows.step_size = torch.full_like(rows.step_size, self.threat.radius)
         if self.has_start:
             rows.moved = _moved(rows.point, rows.x)
@@ -195,7 +195,7 @@ class SparseRule:
             rows.moved = torch.full_like(rows.moved, rows.x.shape[1:].numel())
             rows.share = torch.full_like(rows.share, _FIRST_SHARE)
 
-    def adapt(self, rows: Rows, period: Tensor) -> None:
+    def adapt(self, rows: PointStates, period: Tensor) -> None:
         is_due = period > 0
         moved = _moved(rows.best, rows.x)
         is_sparser = moved / rows.moved < 0.95
@@ -206,7 +206,7 @@ class SparseRule:
         rows.share = torch.where(is_due, moved / rows.x.shape[1:].numel() / _MOVED_PER_CHANGED, rows.share)
         rows.moved = torch.where(is_due, moved, rows.moved)
 
-    def move(self, rows: Rows) -> None:
+    def move(self, rows: PointStates) -> None:
         step = self.threat.sparse_ascent(rows.grad, rows.share, rows.step_size)
         rows.go(self.threat.project(rows.point + step, rows.x))
 

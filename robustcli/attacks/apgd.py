@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, BatchedAttack
-from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule, StepRule
+from robustcli.attacks.adaptive_steps import MomentumRule, PointStates, SparseRule, StepRule
 from robustcli.attacks.gradient import is_fooled, mean_input_gradient, mean_score
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
 from robustcli.attacks.targets import likely_classes, nearest_classes
@@ -132,7 +132,7 @@ class _Found:
         images = max(len(self.points), 1)
         return tasks % images, tasks // images
 
-    def take(self, tasks: Tensor, rows: Rows, is_fooled: Tensor) -> None:
+    def take(self, tasks: Tensor, rows: PointStates, is_fooled: Tensor) -> None:
         """Record the ends of runs: a misclassified point beats any loss, and the earliest run wins."""
         device = self.points.device
         images, runs = self.parts(tasks)
@@ -208,7 +208,7 @@ class _Search:
         """
         waiting = torch.arange(len(tasks))
         places = steps = waiting[:0]
-        rows: Rows | None = None
+        rows: PointStates | None = None
         while True:
             room = self.limit - len(places)
             if room and len(waiting):
@@ -238,7 +238,7 @@ class _Search:
             rule.move(rows)
             steps = steps + 1
 
-    def _look(self, rows: Rows, *, is_first: Tensor, is_last: bool) -> Tensor:
+    def _look(self, rows: PointStates, *, is_first: Tensor, is_last: bool) -> Tensor:
         """Run one pass over all points and record loss and gradient. Return a mask of the misclassified, on the CPU."""
         count = self.attack.gradients
         if is_last:
@@ -253,11 +253,11 @@ class _Search:
             self.has_flat_starts |= bool(is_flat.any())
         return fools
 
-    def _begun(self, tasks: Tensor, points: Tensor, rule: StepRule) -> Rows:
-        """Rows of new tasks."""
+    def _begun(self, tasks: Tensor, points: Tensor, rule: StepRule) -> PointStates:
+        """States of new tasks."""
         images, runs = (part.to(self.x.device) for part in self.found.parts(tasks))
         references = self.references[runs // self.attack.restarts, images]
-        rows = Rows.beginning(self.x[images], self.labels[images], references, points)
+        rows = PointStates.beginning(self.x[images], self.labels[images], references, points)
         rule.begin(rows)
         return rows
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule
+from robustcli.attacks.adaptive_steps import MomentumRule, PointStates, SparseRule
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.losses import targeted_dlr
 from robustcli.contracts.networks import conv_net, images, labels
@@ -293,9 +293,9 @@ class TestRules:
         assert rule.periods.nonzero().flatten().tolist() == list(range(4, 101, 4))
         assert SparseRule(threat("l1"), 3, has_start=True).periods.tolist() == [0, 1, 1, 1]
 
-    def rows(self, count: int) -> Rows:
+    def rows(self, count: int) -> PointStates:
         x = images(count)
-        return Rows.beginning(x, labels(count), labels(count), x)
+        return PointStates.beginning(x, labels(count), labels(count), x)
 
     def test_a_step_is_halved_where_the_loss_rose_in_three_quarters_of_the_steps_or_fewer(self) -> None:
         rows, rule = self.rows(4), MomentumRule(threat("linf"), 100)
