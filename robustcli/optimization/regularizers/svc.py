@@ -52,8 +52,8 @@ class RunningSvc(RunningRegularizer):
         self.layers = {name: module for name, module in trained_layers(model).items() if isinstance(module, nn.Conv2d)}
         if not any(isinstance(module, nn.Conv2d) and is_matrix(module) for module in model.modules()):
             raise RobustCliError(
-                "regularizer svc: this network has no two-dimensional convolution with its own kernel, so there is "
-                "nothing to clip; choose norm_decay, or an architecture such as resnet18 with norm: batch"
+                "regularizer svc: this network has no convolution of images, so there is nothing to clip; choose "
+                "norm_decay, or an architecture such as resnet18"
             )
         computed = [name for name, layer in self.layers.items() if not isinstance(layer.weight, nn.Parameter)]
         if computed:
