@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from robustcli.evaluation.wording import first_numbers
+
 # Image numbers that a warning lists.
 _LISTED = 20
 _ABOUT = re.compile(r"(.*): images ([0-9]+(?:, [0-9]+)*)", re.DOTALL)
@@ -34,7 +36,4 @@ def joined(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _listed(numbers: list[int]) -> str:
-    more = len(numbers) - _LISTED
-    shown = ", ".join(map(str, numbers[:_LISTED]))
-    count = f"{len(numbers)} image{'s' * (len(numbers) > 1)}"
-    return f"{count} ({shown}{f' and {more} more' if more > 0 else ''})"
+    return f"{len(numbers)} image{'s' * (len(numbers) > 1)} ({first_numbers(numbers, _LISTED)})"

@@ -36,6 +36,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def first_numbers(numbers: Sequence[int], most: int) -> str:
+    """Some of the numbers of images, such as "3, 17 and 5 more"."""
+    more = len(numbers) - most
+    return f"{', '.join(map(str, numbers[:most]))}{f' and {more} more' if more > 0 else ''}"
+
+
 def threats_of(evaluation: Evaluation) -> str:
     """Threat models of the evaluation and of its stages; random changes such as corruptions by name."""
     if evaluation.stages and not any(stage.is_search for stage in evaluation.stages):

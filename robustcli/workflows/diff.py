@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.evaluation.per_image import ImageResult, read_per_image
-from robustcli.evaluation.wording import interval
+from robustcli.evaluation.wording import first_numbers, interval
 from robustcli.specs.yamlfile import flat, plain_text, read_yaml
 from robustcli.statistics import mcnemar
 from robustcli.store.evaluations import Evaluation
@@ -212,6 +212,4 @@ def _ways(one: Sequence[ImageResult], other: Sequence[ImageResult]) -> Iterator[
 
 
 def _listed(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:_LISTED]))
-    more = len(numbers) - _LISTED
-    return f"image{'s' * (len(numbers) > 1)} {shown}{f' and {more} more' if more > 0 else ''}"
+    return f"image{'s' * (len(numbers) > 1)} {first_numbers(numbers, _LISTED)}"
