@@ -75,15 +75,8 @@ def _run_experiment(
         with stop_requests() as stop:
             data = load_data(spec.data, device, to_train=True)
             keep_freed_memory()  # After reading the images, so that memory used for that is returned.
-            test_images = data.sizes.test
-            for key, chosen in spec.evaluate.items():
-                count = chosen.options.examples
-                if count is not None and count > test_images:
-                    raise RobustCliError(f"evaluate.{key}.examples: {count}; there are {test_images} test images")
             # Before the training, because the spec of a trained network cannot be changed.
-            for key, evaluator in evaluators.items():
-                if not found.evaluation(key).result.exists():
-                    _require_files(key, evaluator)
+            _require_evaluable(spec, evaluators, data.sizes.test, found)
             described = DataRecord(
                 digest=data.digest, sizes=data.sizes, decode=data.decode, extra_digest=data.extra_digest
             )
@@ -105,12 +98,19 @@ def _run_experiment(
     return found
 
 
-def _require_files(key: str, evaluator: Evaluator) -> None:
-    """Raise if a file that an evaluation needs, such as another network, cannot be read."""
-    try:
-        files_digest(evaluator.files)
-    except RobustCliError as error:
-        raise RobustCliError(f"evaluate.{key}: {error}") from error
+def _require_evaluable(
+    spec: ExperimentSpec, evaluators: Mapping[str, Evaluator], test_images: int, folder: RunFolder
+) -> None:
+    """Raise if images are missing for an evaluation, or a file that it needs, such as another network."""
+    for key, chosen in spec.evaluate.items():
+        count = chosen.options.examples
+        if count is not None and count > test_images:
+            raise RobustCliError(f"evaluate.{key}.examples: {count}; there are {test_images} test images")
+        if not folder.evaluation(key).result.exists():
+            try:
+                files_digest(evaluators[key].files)
+            except RobustCliError as error:
+                raise RobustCliError(f"evaluate.{key}: {error}") from error
 
 
 def _train(
@@ -158,7 +158,7 @@ def _train(
 
 def _evaluate(
     spec: ExperimentSpec,
-    evaluators: Mapping[str, Any],
+    evaluators: Mapping[str, Evaluator],
     data: Data,
     network: nn.Module,
     folder: RunFolder,

@@ -13,7 +13,7 @@ from robustcli.registry.registry import instantiate
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.chain import broken_links, chain_of
 from robustcli.store.checkpoint import ResumableCheckpoint
-from robustcli.store.provenance import DataRecord, read_provenance
+from robustcli.store.provenance import read_provenance
 from robustcli.store.results import EvalResults, Results, RunResults
 from robustcli.store.runs import RunFolder
 from robustcli.threat.threat import ThreatModel
@@ -110,8 +110,7 @@ def of_eval(results: EvalResults, raw: Mapping[str, Any], model: Model, loaded: 
 
 def of_data(results: Results, data: Data) -> Iterator[str]:
     """Check the record of the images against the images."""
-    found_now = DataRecord(digest=data.digest, sizes=data.sizes, decode=data.decode)
     for name in ("digest", "sizes", "decode"):
-        stated, found = getattr(results.data, name), getattr(found_now, name)
+        stated, found = getattr(results.data, name), getattr(data, name)
         if stated != found:
             yield f"data: results.json says {name} {stated}; the images give {found}"
