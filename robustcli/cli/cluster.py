@@ -164,6 +164,8 @@ def list_jobs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
 
     from robustcli.workflows.slurm import statuses
 
+    if runs.exists() and not runs.is_dir():
+        raise RobustCliError(f"--runs: {runs}: found a file; expected a folder")
     found = statuses(runs)
     if as_json:
         rows = [

@@ -55,7 +55,8 @@ EXIT_CODES = (
     "error (please report it), 130 stopped by Ctrl-C (there is nothing to resume)."
 )
 
-_INTERRUPTED = 130
+# As a shell reports processes that these signals ended.
+_INTERRUPTED, _CLOSED = 130, 141
 # Seconds after Ctrl-C in which a command may clean up.
 _PATIENCE = 10.0
 
@@ -159,6 +160,9 @@ def _interrupts() -> Iterator[None]:
         # Made by typer from a KeyboardInterrupt.
         if end.code == _INTERRUPTED:
             _say_interrupted()
+        # As by `head`: not 1, which says that a check failed.
+        if isinstance(end.__context__, BrokenPipeError):
+            raise SystemExit(_CLOSED) from None
         raise
     finally:
         last.cancel()

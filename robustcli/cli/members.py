@@ -73,6 +73,8 @@ def list_members(
         return
     for name, rows in found.items():
         table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column()
         for row in rows:
             table.add_row(*row)
         if rows or match is None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,10 +15,13 @@ from robustcli.registry.types import Norm
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from robustcli.specs.spec import ExperimentSpec
     from robustcli.store.results import Results
 
+# Letters of a text in the narrowest column.
+_FOLDED = 7
 
 FailOn = Annotated[
     Literal["suspect"] | None,
@@ -206,10 +211,28 @@ def print_results(title: str, results: "Results", *, is_wide: bool = False) -> N
         typer.echo(f"note: {line}")
 
 
+def _least_width(screen: "Console", table: "Table") -> int:
+    """Width of a table whose numbers are whole and whose texts are folded as far as they can be read."""
+    narrow = copy(table)
+    narrow.columns = [one if one.no_wrap else replace(one, max_width=_FOLDED) for one in table.columns]
+    return screen.measure(narrow, options=screen.options.update(width=10_000)).maximum
+
+
 def console() -> "Console":
-    """Return the console for tables, which prints names with brackets as they are."""
+    """Return the console for tables, which prints names with brackets as they are.
+
+    A table that does not fit has lines that are longer than the terminal is wide, because rich would leave out columns.
+    """
     from rich.console import Console
+    from rich.table import Table
+
+    class Tables(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            before = self.width
+            self.width = max([before, *(_least_width(self, part) for part in objects if isinstance(part, Table))])
+            super().print(*objects, **options)
+            self.width = before
 
     # Wide if it is not a terminal and COLUMNS is not set, so that tables in logs and pipes are not wrapped.
-    screen = Console(markup=False)
-    return screen if screen.is_terminal or "COLUMNS" in os.environ else Console(width=200, markup=False)
+    screen = Tables(markup=False)
+    return screen if screen.is_terminal or "COLUMNS" in os.environ else Tables(width=200, markup=False)

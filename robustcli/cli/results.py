@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.options import Json, Wide, console, print_json, print_results
+from robustcli.cli.options import Json, Wide, a_file, console, print_json, print_results
 from robustcli.errors import RobustCliError
 
 app = typer.Typer()
@@ -94,7 +94,9 @@ def report(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Json = False,
     into: Annotated[Path | None, typer.Option(help="Replace the block <!-- results --> of this Markdown file.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(callback=a_file, help="Write a self-contained HTML page to this file.")
+    ] = None,
 ) -> None:
     """Report finished runs and stored evaluations as Markdown, CSV, JSON or HTML."""
     from robustcli.reports.blocks import replace_block
@@ -133,7 +135,7 @@ def pareto(
     y: Annotated[
         str, typer.Option("--y", help="Accuracy: robust (the lowest), clean, or the name of an evaluation.")
     ] = "robust",
-    out: Annotated[Path | None, typer.Option(help="Also draw the points into this .svg file.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=a_file, help="Also draw the points into this .svg file.")] = None,
 ) -> None:
     """Show accuracy against the cost of the network, and the runs that no other one beats in both."""
     from robustcli.reports.pareto import pareto_table, points_of, suspects, write_picture

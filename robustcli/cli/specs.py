@@ -53,7 +53,7 @@ def _validate(name: str, overrides: list[str]) -> None:
     path = experiments.find(name)
     if is_sweep(path) or read_grid(overrides).is_grid:
         checked = Sweep.read(path, overrides)
-        typer.echo(f"{name}: valid, {len(checked.rows)} rows")
+        typer.echo(f"{name}: valid, {len(checked.rows)} row{'s' * (len(checked.rows) != 1)}")
         found = [(f"row {row.name}: ", row.specs[0]) for row in checked.rows]
     else:
         found = [("", ExperimentSpec.read(path, overrides))]

@@ -72,7 +72,7 @@ def _times(found: Plan, training: TrainingPlan) -> Table:
     table = plain_table(columns, text=columns[:3], title=f"{found.name}, digest {found.digest}")
     epochs = training.epochs
     table.add_row("start", "importing libraries, reading the images", "", duration(found.start))
-    updates = f"{epochs} epochs, {training.updates:,} updates of {training.batch_size}"
+    updates = f"{epochs} epoch{'s' * (epochs != 1)}, {training.updates:,} updates of {training.batch_size}"
     table.add_row("training", updates, _fine(training.update), duration(training.seconds))
     table.add_row("checks", f"{epochs}", _fine(training.check.middle), _between(training.check * epochs))
     for key, cost in found.evaluations.items():

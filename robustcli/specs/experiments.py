@@ -1,5 +1,6 @@
 """The shipped specs and sweeps: next to the package in a checkout, inside an installed package."""
 
+import os
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,6 +46,10 @@ def find(name: str) -> Path:
     if name and path.is_dir():
         inside = _spec_inside(path)
         raise RobustCliError(f"{name}: is a folder; expected the YAML file of a spec{inside}")
+    if name == "-" or (path.exists() and not path.is_file()):
+        raise RobustCliError(f"{name}: not a file, and a spec is read more than once; write it into a file")
+    if path.is_symlink() and not path.exists():
+        raise RobustCliError(f"{name}: a link to {os.readlink(path)}, which does not exist")
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if path.is_file():
             return path

@@ -72,7 +72,7 @@ def parse_yaml(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
-        problem = str(getattr(error, "problem", None) or error)
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
         hint = "; indent with spaces instead of tabs" if "'\\t'" in problem else ""
         raise SpecError(source, [f"{where}not YAML: {problem}{hint}"]) from error
     except RecursionError:
