@@ -46,7 +46,7 @@ def find(name: str) -> Path:
     if name and path.is_dir():
         inside = _spec_inside(path)
         raise RobustCliError(f"{name}: is a folder; expected the YAML file of a spec{inside}")
-    if name == "-" or (path.exists() and not path.is_file()):
+    if name == "-" or (name and path.exists() and not path.is_file()):
         raise RobustCliError(f"{name}: not a file, and a spec is read more than once; write it into a file")
     if path.is_symlink() and not path.exists():
         raise RobustCliError(f"{name}: a link to {os.readlink(path)}, which does not exist")
