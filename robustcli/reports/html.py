@@ -117,7 +117,11 @@ def _evaluation(results: Results, key: str, folder: Path) -> View:
     evaluation = results.evaluations[key]
     clean = results.clean_accuracy(key)
     files = RunFolder(folder).evaluation(key)
-    lines = read_per_image(files.per_image) if files.per_image.is_file() else []
+    lines, notes = [], []
+    try:
+        lines = read_per_image(files.per_image) if files.per_image.is_file() else []
+    except RobustCliError as error:
+        notes.append(f"results per image are not shown: {error}")
     return {
         "key": key,
         "title": describe(evaluation),
@@ -127,7 +131,7 @@ def _evaluation(results: Results, key: str, folder: Path) -> View:
         "accuracy": interval(evaluation),
         "verdict": evaluation.verdict or "no verdict",
         "sentence": _sentence(evaluation),
-        "reasons": [*(evaluation.suspicions or []), *evaluation.warnings],
+        "reasons": [*(evaluation.suspicions or []), *evaluation.warnings, *notes],
         "ladder": _ladder(evaluation),
         "per_class": _per_class(lines),
         "confusion": [] if evaluation.is_clean else _confusion(lines),

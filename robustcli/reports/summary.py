@@ -1,6 +1,7 @@
 """`robust report`: finished runs and stored evaluations -> one table as Markdown, CSV or JSON."""
 
 import csv
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from io import StringIO
@@ -87,7 +88,7 @@ class Line:
 
 
 def read_sources(folders: Iterable[Path]) -> tuple[list[Source], list[str]]:
-    """Read all results below some folders, or in some files, each once.
+    """Read all results below some folders, or in some files, each once, also if there are copies of them.
 
     Returns:
         The results, and one line for every damaged file.
@@ -100,9 +101,15 @@ def read_sources(folders: Iterable[Path]) -> tuple[list[Source], list[str]]:
         raise RobustCliError(f"{', '.join(missing)}: no such file or folder; expected runs or evaluations")
     paths = (path for one in named for path in ([one] if one.is_file() else _results_below(one)))
     sources, damaged = [], []
+    seen = set()
     for path in {path.resolve(): path for path in paths}.values():
         try:
             results = read_results(path)
+            content = json.dumps(results.to_json(), sort_keys=True)
+            # A copy is not another seed. Results without a digest chain do not say if they are of another session.
+            if results.chain is not None and content in seen:
+                continue
+            seen.add(content)
             sessions = results.sessions(path.parent)
             sources.append(Source(path, results, sessions[-1].device if sessions else ""))
         except RobustCliError as error:

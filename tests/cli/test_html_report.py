@@ -148,3 +148,11 @@ def test_examples_are_written_for_other_tools(robust: Robust, runs: Path, tmp_pa
 def test_missing_examples_are_one_message(robust: Robust, runs: Path) -> None:
     (run,) = (path.parent for path in runs.glob("*/*/results.json"))
     robust("show-examples", run, "--key", "autoattack").require(2, "no adversarial examples of 'autoattack'")
+
+
+def test_a_page_is_written_if_results_per_image_are_damaged(robust: Robust, runs: Path, tmp_path: Path) -> None:
+    (lines,) = runs.glob("*/*/evaluations/pgd.csv")
+    lines.write_text("")
+    page = tmp_path / "page.html"
+    robust("report", runs, "--html", page).require(0)
+    assert "results per image are not shown: " in page.read_text(encoding="utf-8")
