@@ -1,7 +1,6 @@
 """Estimate a run on another device, from what `robust plan --json` measured there."""
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +107,8 @@ def estimate(request: Request, rates: DeviceRates) -> Estimate:
     if passes is None:
         raise RobustCliError("--device-rates: passes are counted at convolutions, and this network has none")
     defense: Defense = instantiate(spec.defense)
-    in_epoch = data.sizes.train / spec.train.batch_size
-    updates = math.floor(in_epoch) if spec.train.drop_last else math.ceil(in_epoch)
-    updates *= spec.train.epochs * defense.replays
+    batches = data.steps_per_epoch(spec.train.batch_size, spec.train.drop_last)
+    updates = batches * spec.train.epochs * defense.replays
     training = updates * spec.train.batch_size * macs * passes.total / rates.training
     of_a_pass = macs / rates.evaluation
     checks, costs = evaluation_costs(request, data, Probe.tiny(data, ThreatModel(spec.threat.norm, spec.threat.eps)))
