@@ -11,6 +11,7 @@ from robustcli.architectures.channel_gates import with_probes
 from robustcli.contracts.networks import drawn_from
 
 Body = Callable[[ImageShape], nn.Module]
+_COUNT = 4
 
 
 def _body(build: Body, shape: ImageShape) -> nn.Module:
@@ -18,9 +19,9 @@ def _body(build: Body, shape: ImageShape) -> nn.Module:
         return build(shape)
 
 
-def _pixels(shape: ImageShape, count: int = 4) -> Tensor:
+def _pixels(shape: ImageShape) -> Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.rand((count, shape.channels, shape.height, shape.width), generator=generator)
+    return torch.rand((_COUNT, shape.channels, shape.height, shape.width), generator=generator)
 
 
 def gives_logits(build: Body, shape: ImageShape) -> None:

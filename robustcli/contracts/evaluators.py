@@ -19,13 +19,13 @@ from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 
-def _judged(classes: int = 10) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+def _judged() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     """Return a model, images, labels of which every third is wrong, and a mask of the correct ones."""
-    model, x = conv_net(classes=classes).eval(), images(7)
+    model, x = conv_net().eval(), images(7)
     with torch.no_grad():
         y = model(x).argmax(1)
     is_right = torch.arange(len(x)) % 3 != 0
-    return model, x, torch.where(is_right, y, (y + 1) % classes), is_right
+    return model, x, torch.where(is_right, y, (y + 1) % 10), is_right
 
 
 def gathered(evaluator: Evaluator, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Evidence:
