@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -36,13 +37,14 @@ from robustcli.evaluation.wording import interval as interval_text
 from robustcli.evaluators import Stage, chunks
 from robustcli.models.named_data import named_data
 from robustcli.registry.catalog import catalog
-from robustcli.registry.registry import instantiate
+from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.registry.types import Family, Norm
 from robustcli.specs.check import checked_member
 from robustcli.store.evaluations import Evaluation
 from robustcli.threat.noise import IndexedNoise
 
-Data: TypeAlias = tuple[Array, Labels] | str | Mapping[str, Any]
+DataSet: TypeAlias = str | PathLike[str] | Mapping[str, Any]
+Data: TypeAlias = tuple[Array, Labels] | DataSet
 _Images = TypeVar("_Images", Tensor, NDArray[Any])
 
 _BATCH = 250
@@ -230,7 +232,7 @@ def evaluate(
 
 
 def images(
-    data: str | Mapping[str, Any], *, split: Literal["train", "test"] = "test", examples: int | None = None
+    data: DataSet, *, split: Literal["train", "test"] = "test", examples: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Read images (n, c, h, w) in [0, 1] and their labels (n,), in fixed order and without augmentation.
 
@@ -242,7 +244,7 @@ def images(
     Raises:
         RobustCliError: the images cannot be read, or there are fewer.
     """
-    chosen, device = named_data(plain(data)), torch.device("cpu")
+    chosen, device = _named_data(data), torch.device("cpu")
     examples = None if examples is None else count_of("examples", examples, 1)
     read = load_test_data(chosen, device) if split == "test" else load_data(chosen, device)
     return read.evaluation(split, examples)
@@ -258,9 +260,9 @@ def _images_and_labels(network: nn.Module, data: Data, examples: int | None) -> 
         if examples is not None and examples > len(x):
             raise RobustCliError(f"examples: found {examples}; there are {len(x)} images")
         return x[:examples], y[:examples]
-    if not isinstance(data, str | Mapping):
-        raise RobustCliError(f"data: found {type(data).__name__}; expected (x, y), a name, a path or a mapping")
-    read = load_test_data(named_data(plain(data)), device_of(network, None))
+    if isinstance(data, tuple):
+        raise RobustCliError(f"data: found {len(data)} parts; expected (x, y), a name, a path or a mapping")
+    read = load_test_data(_named_data(data), device_of(network, None))
     x, y = read.evaluation("test", examples)
     with crafting(network, "eval"), torch.no_grad():
         logits = network(x[:1])
@@ -269,6 +271,13 @@ def _images_and_labels(network: nn.Module, data: Data, examples: int | None) -> 
             f"data: found images of {read.shape.classes} classes; the model gives {logits.shape[1]} logits"
         )
     return x, y
+
+
+def _named_data(data: DataSet) -> MemberSpec:
+    """Return the data set that a name, a path or a part of a spec stands for."""
+    if not isinstance(data, str | PathLike | Mapping):
+        raise RobustCliError(f"data: found {type(data).__name__}; expected (x, y), a name, a path or a mapping")
+    return named_data(plain(data) if isinstance(data, Mapping) else fspath(data))
 
 
 def _require_logits(network: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
-from robustcli.api.inputs import name_of
+from robustcli.api.inputs import name_of, plain
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
 from robustcli.models.build import network_of
@@ -30,10 +31,10 @@ def load(
     weights_key: str | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    data: str | None = None,
+    data: str | PathLike[str] | None = None,
     image: tuple[int, int, int] | None = None,
     classes: int | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
     """Load a network with its normalization inside, in eval mode: pixels in [0, 1] -> logits.
 
@@ -53,20 +54,26 @@ def load(
     Raises:
         RobustCliError: there is no such network, its normalization is unknown, or an argument does not concern it.
     """
-    chosen = choose_device(device, "device")
+    chosen = choose_device(str(device), "device")
+    if not isinstance(architecture, str | Mapping | None):
+        raise RobustCliError(f"architecture: found {type(architecture).__name__}; expected a name or a mapping")
     settings = {"name": architecture} if isinstance(architecture, str) else dict(architecture or {})
     if settings and "name" not in settings:
         raise RobustCliError(f"architecture: found {settings} without a name; expected {{'name': ..., settings}}")
-    overrides = [f"architecture.{key}={json.dumps(value)}" for key, value in settings.items() if key != "name"]
+    overrides = [
+        f"architecture.{key}={json.dumps(plain(value), default=str)}"
+        for key, value in settings.items()
+        if key != "name"
+    ]
     request = ModelRequest(
         text=name_of("model", model),
         overrides=tuple(overrides),
         architecture=settings.get("name"),
-        weights=None if weights is None else fspath(weights),
-        weights_key=weights_key,
+        weights=None if weights is None else name_of("weights", weights),
+        weights_key=None if weights_key is None else name_of("weights_key", weights_key),
         mean=_text(mean),
         std=_text(std),
-        data=data,
+        data=None if data is None else name_of("data", data),
     )
     found = find_source(request)
     if isinstance(found, Path) or data is not None:

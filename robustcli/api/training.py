@@ -99,7 +99,7 @@ def train(
     """
     chosen = _spec_of(spec, overrides)
     with Screen(is_quiet=quiet) as screen:
-        folder = run_experiment(chosen, Path(runs), screen, resume=resume)
+        folder = run_experiment(chosen, Path(name_of("runs", runs)), screen, resume=resume)
     return Run(folder.path, chosen)
 
 

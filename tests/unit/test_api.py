@@ -312,6 +312,32 @@ def test_what_names_nothing_is_one_clear_error(call: Callable[..., Any]) -> None
         call(None)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data": 5}, "data: found int; expected a name or a path"),
+        ({"weights": 5}, "weights: found int"),
+        ({"weights_key": 5}, "weights_key: found int"),
+        ({"architecture": 5}, "architecture: found int; expected a name or a mapping"),
+        ({"device": None}, "device: .*None"),
+    ],
+)
+def test_wrong_types_of_load_are_one_clear_error(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RobustCliError, match=message):
+        robustcli.load("timm:resnet18", **given)
+
+
+def test_data_of_evaluations_may_be_a_path(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x_test=(255 * X).permute(0, 2, 3, 1).to(torch.uint8).numpy(), y_test=Y.numpy())
+    assert robustcli.images(tmp_path / "x.npz")[0].shape == X.shape
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    found = robustcli.evaluate(network, tmp_path / "x.npz", norm="linf", eps=0.1, attack="clean")
+    assert len(found.per_image) == 3
+    for data in (None, (X, Y, Y)):
+        with pytest.raises(RobustCliError, match=r"data: found .* expected \(x, y\), a name, a path"):
+            robustcli.evaluate(_network(), data, norm="linf", eps=0.1)  # type: ignore[arg-type]
+
+
 def test_a_folder_of_several_runs_lists_them(run: robustcli.Run, tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"s{number}" / "checkpoints").mkdir(parents=True)
