@@ -66,6 +66,13 @@ class Length(Stored):
         size = [] if self.train_size is None else [f"data.train_size={self.train_size}"]
         return [f"train.epochs={self.epochs}", *size]
 
+    def shortened(self, share: float, batch_size: int) -> "Length | None":
+        """Return a share of this length in whole epochs, or in images of one epoch; None if that is not a batch."""
+        if epochs := int(share * self.epochs):
+            return self.model_copy(update={"epochs": epochs})
+        images = int(share * self.epochs * (self.train_size or 0))
+        return Length(epochs=1, train_size=images) if images >= batch_size else None
+
 
 class Result(Stored):
     """A row of the table.
@@ -110,7 +117,7 @@ def run_speedrun(
     Args:
         path: file of a sweep. The rows give everything but the length of training.
         budget: seconds of processor time of one training: all threads and compilers, from reading the images on.
-        tell: is told what is measured, and lengths that did not fit.
+        tell: called with a line about every measurement and every length that did not fit.
 
     Raises:
         Interrupted: a signal asked to stop; run it again to continue.
@@ -141,10 +148,10 @@ def run_speedrun(
                 outcomes = [_train(spec, row.name, root, budget, watcher) for spec in shaped.specs]
                 break
             except _UsedUpError as error:
-                shorter = length.model_copy(update={"epochs": int(0.95 * error.share * length.epochs)})
-                if attempt == _ATTEMPTS or not shorter.epochs:
+                shorter = length.shortened(0.95 * error.share, row.specs[0].train.batch_size)
+                if attempt == _ATTEMPTS or shorter is None:
                     raise RobustCliError(f"row {row.name}: {error}; expected a larger --budget") from error
-                tell(f"{row.name}: {error}; starting again with {shorter.epochs} epochs")
+                tell(f"{row.name}: {error}; starting again with {' '.join(shorter.overrides)}")
                 length = shorter
         seconds = [_seconds_of(outcome.folder) for outcome in outcomes]
         results.append(Result(row=summary(shaped, outcomes, root), length=length, processor_seconds=seconds))

@@ -125,6 +125,26 @@ def test_what_uses_up_the_budget_starts_again_with_fewer_epochs(sweep: Path, mon
         run(sweep, 1.0)
 
 
+def test_lengths_are_shortened_to_whole_epochs_or_to_fewer_images() -> None:
+    assert Length(epochs=6, train_size=300).shortened(0.6, 64) == Length(epochs=3, train_size=300)
+    assert Length(epochs=1, train_size=300).shortened(0.6, 64) == Length(epochs=1, train_size=180)
+    assert Length(epochs=2, train_size=300).shortened(0.4, 64) == Length(epochs=1, train_size=240)
+    assert Length(epochs=1).shortened(0.9, 64) is None
+    assert Length(epochs=1, train_size=100).shortened(0.6, 64) is None
+
+
+def test_one_epoch_that_uses_up_the_budget_starts_again_with_fewer_images(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(speedrun, "_processor_seconds", lambda: float(next(clock)))
+    choose(monkeypatch, Length(epochs=1, train_size=1200))
+    (found,), _ = run(sweep, 14.0)
+    assert found.length.epochs == 1
+    assert found.length.train_size is not None
+    assert 400 < found.length.train_size < 1000
+
+
 def test_an_interrupted_training_goes_on_with_the_time_that_it_has_used(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
