@@ -60,10 +60,8 @@ class Registry:
 
         def add(member: T) -> T:
             known = self._registered.get(name)
-            if known is not None and known.__module__ != member.__module__:
-                raise RobustCliError(
-                    f"two {self.family} are named '{name}': in {known.__module__} and in {member.__module__}"
-                )
+            if known is not None:
+                self._require_same(name, known.__module__, member.__module__)
             self._registered[name] = member
             self._fixed[name] = declared.get("fixed", {})
             return member
@@ -71,11 +69,21 @@ class Registry:
         return add
 
     def get(self, name: str) -> Callable[..., Any]:
-        """Return the member, with the parameters that its name fixes; import its file if necessary."""
+        """Return the member, with the parameters that its name fixes; import its file if necessary.
+
+        Raises:
+            RobustCliError: the name is unknown, or a plugin that was imported for another member has one of this name.
+        """
         if name not in self._registered:
             importlib.import_module(describe(self.family, name).module)
         member, fixed = self._registered[name], self._fixed[name]
+        if name in catalog(self.family):
+            self._require_same(name, describe(self.family, name).module, member.__module__)
         return partial(member, **fixed) if fixed else member
+
+    def _require_same(self, name: str, module: str, other: str) -> None:
+        if module != other:
+            raise RobustCliError(f"two {self.family} are named '{name}': in {module} and in {other}")
 
     def protocol(self, base: Base) -> Base:
         """Class decorator of the protocol that the members follow."""

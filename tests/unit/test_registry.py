@@ -479,6 +479,13 @@ def test_a_member_that_is_left_out_does_not_come_with_another_one_of_its_file(
     assert members["cosine"].module == "robustcli.optimization.schedules.smooth"
 
 
+def test_a_member_that_is_left_out_is_not_used_once_its_file_is_imported() -> None:
+    registry = Registry("schedules")
+    registry.register("cosine")(lambda: None)
+    with pytest.raises(RobustCliError, match=rf"'cosine': in robustcli\.optimization\.schedules.* and in {__name__}"):
+        registry.get("cosine")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["def broken(:\n    SCHEDULES.register(", "@SCHEDULES.register(NAME)\ndef halved() -> None: ...\n"]
