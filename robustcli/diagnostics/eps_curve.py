@@ -31,7 +31,8 @@ class EpsCurve:
     radii; if not, suspect gradient masking.
 
     Args:
-        radii: in the unit of eps, such as [0, 2/255, 8/255]; null means 0 to 32 times the threat model's radius.
+        radii: in the unit of eps, such as [0, 2/255, 8/255]; null means 0 to 32 times that of the threat model, in
+            linf up to 1.
         attack: attack at every radius; PGD with 20 steps on the margin.
 
     Reference: Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705, 2019.
