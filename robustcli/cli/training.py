@@ -1,6 +1,5 @@
 """Commands that train: `train`, `reproduce` and `demo`. torch is imported inside them."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,21 +57,11 @@ def train(
     if resume and not is_silent() and (text := prepare_to_resume(runs, read)):
         typer.echo(f"note: {text}", err=True)
     if devices > 1:
-        _require_processors(devices, read.train.device)
+        from robustcli.evaluation.workers import require_processors
+
+        require_processors("--devices", devices, read.train.device)
         _launch(["train", spec, *(overrides or []), "--runs", str(runs)], devices, resume=resume, quiet=quiet)
     _run(read, runs, quiet, resume=resume)
-
-
-def _require_processors(devices: int, device: str) -> None:
-    """Raise for more processes than processors, if training is on a CPU."""
-    import torch
-
-    processors = os.cpu_count() or 1
-    if devices > processors and (device == "cpu" or not torch.cuda.is_available()):
-        raise RobustCliError(
-            f"--devices {devices}: training is on the CPU, and this machine has {processors} processors; expected at "
-            f"most {processors}"
-        )
 
 
 def _launch(words: list[str], devices: int, *, resume: bool, quiet: bool) -> None:

@@ -24,6 +24,21 @@ def device_of(share: Share, device: str) -> str:
     return f"cuda:{local_rank(share[0]) % gpus}" if gpus and device in ("auto", "cuda") else device
 
 
+def require_processors(option: str, count: int, device: str) -> None:
+    """Raise for more processes than processors, which fill the memory and no longer respond, if they use the CPU.
+
+    Args:
+        option: option that names the number of processes.
+        device: type or name of their device.
+    """
+    processors = os.cpu_count() or 1
+    if count > processors and (device == "cpu" or not torch.cuda.is_available()):
+        raise RobustCliError(
+            f"{option} {count}: the work is done on the CPU, and this machine has {processors} processors; expected at "
+            f"most {processors}"
+        )
+
+
 def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> None:
     """Call work(wish, (i, count)) in `count` processes at once, which share the cores of a CPU.
 

@@ -19,7 +19,7 @@ from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_
 from robustcli.evaluation.restore import settled
 from robustcli.evaluation.stored import Task, plain_parameters
 from robustcli.evaluation.watcher import Lines, Watcher
-from robustcli.evaluation.workers import device_of, in_processes
+from robustcli.evaluation.workers import device_of, in_processes, require_processors
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
 from robustcli.models.find import find_model
 from robustcli.models.model import EvaluationDefaults
@@ -109,6 +109,8 @@ def _assess(
         for text in case.stored():
             tell(text)
         return case.finish(watcher), case.folder.path
+    if share is None:
+        require_processors("--workers", request.workers, device.type)
     # The first of several processes locks the folder for all of them.
     with locked(case.folder.path):
         if request.fresh:

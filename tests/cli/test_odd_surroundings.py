@@ -52,6 +52,15 @@ def test_a_character_that_yaml_does_not_allow_is_one_line(robust: Robust, tiny: 
     assert len(said.err.splitlines()) == 2
 
 
+def test_more_processes_than_processors_are_refused(
+    robust: Robust, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("robustcli.workflows.evaluate.in_processes", lambda *_: pytest.fail("started processes"))
+    words = ("eval", trained.best, "--attack", "fgsm", "-n", 5, "--device", "cpu", "--workers", 3)
+    robust(*words).require(2, "--workers 3: the work is done on the CPU, and this machine has 2 processors")
+
+
 def test_files_in_the_place_of_folders_and_the_other_way_round(robust: Robust, trained: RunFolder, tiny: Path) -> None:
     Path("folder.html").mkdir()
     robust("status", "--runs", tiny).require(2, "found a file; expected a folder")
