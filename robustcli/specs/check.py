@@ -285,6 +285,8 @@ def _word(problem: dict[str, Any], parameter: Parameter) -> str:
         return f"{found} is not a number"
     if kind == "bool_type":
         return f"{found} is not true or false"
+    if kind in ("dict_type", "mapping_type"):
+        return f"{found} is not a mapping of names to values"
     if kind == "string_type":
         return f"{found} is not text; put quotes around it"
     if kind == "literal_error":

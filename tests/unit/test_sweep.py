@@ -145,6 +145,7 @@ def test_a_sweep_without_rows_is_refused() -> None:
     head = SWEEP.partition("rows:")[0]
     assert "line 11: rows: is empty" in problems(head + "rows: {}\n")[0]
     assert "rows: missing; a sweep needs it" in problems(head)[0]
+    assert "line 11: rows: nothing is not a mapping of names to values" in problems(head + "rows:\n")[0]
     assert "not a mapping; a sweep has the keys name, base, rows, seeds" in problems("3")[0]
 
 
