@@ -83,7 +83,7 @@ def verify_results(
     if public_key is not None:
         typer.echo("signature: valid")
     if sign_with is not None:
-        typer.echo(f"signed: {sign(Path(claim), chain_in(Path(claim)), sign_with)}")
+        typer.echo(f"signed: {sign(folder, chain_in(folder), sign_with)}")
     if not all(finding.is_recomputed for finding in findings):
         typer.echo("in short: the stored numbers agree with each other; without the weights nothing was computed again")
     else:

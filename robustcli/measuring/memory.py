@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 # Part of the RuntimeError of torch's allocator for the CPU.
-_CPU_ALLOCATOR = "DefaultCPUAllocator"
+# Also of a tensor with more bytes than can be counted.
+_CPU_ALLOCATOR = ("DefaultCPUAllocator", "Storage size calculation overflowed")
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -34,7 +35,7 @@ def fitting() -> Iterator[None]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return True if an allocator failed; on the CPU torch has no error class for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_ALLOCATOR in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in _CPU_ALLOCATOR)
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -61,6 +61,10 @@ def test_more_processes_than_processors_are_refused(
     robust(*words).require(2, "--workers 3: the work is done on the CPU, and this machine has 2 processors")
 
 
+def test_a_network_too_large_to_count_is_out_of_memory(robust: Robust) -> None:
+    robust("show", "resnet18", "width=99999999").require(2, "error: out of memory (", "a smaller network")
+
+
 def test_files_in_the_place_of_folders_and_the_other_way_round(robust: Robust, trained: RunFolder, tiny: Path) -> None:
     Path("folder.html").mkdir()
     robust("status", "--runs", tiny).require(2, "found a file; expected a folder")

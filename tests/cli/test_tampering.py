@@ -239,11 +239,12 @@ def test_the_digest_of_a_chain_depends_on_every_link_and_their_order() -> None:
 def test_a_signature_reveals_changes_after_which_everything_was_recomputed(
     trained: RunFolder, tmp_path: Path, robust: Robust
 ) -> None:
-    folder = Path(shutil.copytree(trained.path, tmp_path / "stored"))
+    folder = Path(shutil.copytree(trained.path, tmp_path / "runs" / "stored"))
     key, public = write_keys(tmp_path, "mine")
     _, other = write_keys(tmp_path, "other")
     robust("verify", folder, "--public-key", public).require(1, "there is no results.json.sig")
-    robust("verify", folder, "--sign", key).require(0, "signed: ")
+    # The folder of all runs stands for the only one in it.
+    robust("verify", folder.parent, "--sign", key).require(0, "signed: ")
     robust("verify", folder, "--public-key", public).require(0, "signature: valid")
     robust("verify", folder, "--public-key", other).require(1, "does not match these results and this key")
     path = folder / "evaluations" / "pgd.json"
