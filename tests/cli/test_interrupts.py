@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,14 @@ from robustcli import __main__ as entry
 from robustcli.bench.worker import Worker, messages
 from robustcli.cli.main import main
 from robustcli.store.runs import RunFolder
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_terminal() -> Iterator[None]:
+    """Handle Ctrl-C as in a terminal; a shell starts background commands with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pressed(*_: object, **__: object) -> None:
@@ -72,6 +80,8 @@ LOST = """
 import signal, sys, time, weakref
 from robustcli.cli import main
 from robustcli.reports import summary
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def read(folders):
     class Held: pass
