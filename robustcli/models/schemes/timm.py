@@ -44,11 +44,14 @@ class Timm(ModelSource):
         try:
             with hub_or_its_cache() as reason:
                 network = package.create_model(self.model, pretrained=True)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise RobustCliError(
                 f"{self.name}: its published weights cannot be downloaded: {reason or in_one_line(error)}; without "
                 "network access, --weights names a file of them"
             ) from error
+        except RuntimeError as error:
+            # timm itself: there are no such weights.
+            raise RobustCliError(f"{self.name}: {in_one_line(error)}; --weights names a file of weights") from error
         config = network.pretrained_cfg
         return LoadedNetwork(
             network=network, mean=tuple(config["mean"]), std=tuple(config["std"]), source="of timm's weights"
