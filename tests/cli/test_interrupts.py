@@ -120,8 +120,10 @@ def test_processes_of_a_benchmark_end_with_it() -> None:
             assert worker.ask("begin")
             raise KeyboardInterrupt
 
+    # Other tests may have left some.
+    before = set(multiprocessing.active_children())
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         measure()
     assert time.monotonic() - begun < 40
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
