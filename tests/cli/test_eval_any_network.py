@@ -373,6 +373,8 @@ def test_timm_networks_are_built_by_their_timm_names(
         get_pretrained_cfg=lambda name: None,
     )
     monkeypatch.setitem(sys.modules, "timm", fake)
+    # It comes with timm.
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", SimpleNamespace(HF_HUB_OFFLINE=True))
     five, two = rgb(here / "x.npz", 5), rgb(here / "y.npz", 2)
     value = evaluated(robust, "timm:tiny.tag", "--data", five, "--attack", "clean")
     assert (value["network"]["mean"], value["network"]["std"]) == ([0.5] * 3, [0.25] * 3)
