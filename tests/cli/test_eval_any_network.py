@@ -366,11 +366,16 @@ def test_timm_networks_are_built_by_their_timm_names(
             raise RuntimeError("no pretrained weights exist")
         return Timm(**settings)
 
+    def get_pretrained_cfg(name: str) -> None:
+        if name == "tiny.tog":
+            raise RuntimeError("Invalid pretrained tag")
+
     fake = SimpleNamespace(
         is_model=lambda name: name.startswith("tiny"),
         list_models=lambda: ["tiny"],
         create_model=create_model,
-        get_pretrained_cfg=lambda name: None,
+        list_pretrained=lambda pattern: ["tiny.tag", "tiny.none"],
+        get_pretrained_cfg=get_pretrained_cfg,
     )
     monkeypatch.setitem(sys.modules, "timm", fake)
     # It comes with timm.
@@ -384,6 +389,8 @@ def test_timm_networks_are_built_by_their_timm_names(
     robust("eval", "timm:tny", "--data", five).require(2, "timm:tny: timm has no such network; did you mean 'tiny'?")
     words = ("--weights", "w.pt", "--data", two, "--attack", "clean")
     robust("eval", "timm:tny", *words).require(2, "architecture.model: timm has no network 'tny'; did you mean 'tiny'?")
+    said = robust("eval", "timm:tiny.tog", "--data", five, "--attack", "clean")
+    said.require(2, "timm:tiny.tog: timm has no weights 'tog' of tiny; did you mean 'tag'?")
     robust("eval", "timm:tiny.none", "--data", five, "--attack", "clean").require(2, "no pretrained weights exist")
     robust("eval", "timm:tiny", "--weights", "A1", "--data", five).require(2, "--weights: A1: no such file")
 

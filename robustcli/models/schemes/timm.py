@@ -10,7 +10,7 @@ import torch
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.borrowed import nearest_in_timm, timm_package
-from robustcli.errors import RobustCliError, in_one_line
+from robustcli.errors import RobustCliError, in_one_line, suggest
 from robustcli.models.schemes import NamedFile, Scheme
 from robustcli.models.source import Facts, LoadedNetwork, ModelSource
 from robustcli.runtime.network import hub_or_its_cache
@@ -73,6 +73,12 @@ def find(model: str, weights: str | None) -> ModelSource | NamedFile:
         raise RobustCliError(f"timm:{model}: timm does not have its weights; --weights names a file of them")
     if not timm_package().is_model(model):
         raise RobustCliError(f"timm:{model}: timm has no such network{nearest_in_timm(model)}")
+    try:
+        timm_package().get_pretrained_cfg(model)
+    except RuntimeError:
+        name, _, tag = model.partition(".")
+        tags = [known.partition(".")[2] for known in timm_package().list_pretrained(f"{name}.*")]
+        raise RobustCliError(f"timm:{model}: timm has no weights '{tag}' of {name}{suggest(tag, tags)}") from None
     return Timm(model)
 
 
