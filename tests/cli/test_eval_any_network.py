@@ -461,6 +461,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         ),
         (("torchvision:resnet18", "--data", "rgb.npz"), ("its weights would be random; --weights names a file",)),
         (("torchvision:resnet81", "--weights", "DEFAULT"), ("no such classifier; did you mean 'resnet18'?",)),
+        (("torchvision:resnet81", "--data", "rgb.npz"), ("no such classifier; did you mean 'resnet18'?",)),
         (("torchvision:resnet18", "--weights", "V1"), ("neither a file nor published weights", "IMAGENET1K_V1")),
         (("torchvision:resnet18", "--architecture", "resnet18"), ("has its own architecture; remove the option",)),
     ],

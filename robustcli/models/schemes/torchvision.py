@@ -53,18 +53,18 @@ def find(model: str, weights: str | None) -> ModelSource | NamedFile:
     Raises:
         RobustCliError: torchvision has no such classifier, or no such weights of it, or no weights are named.
     """
-    if weights is None:
-        raise RobustCliError(
-            f"torchvision:{model}: its weights would be random; --weights names a file, or published ones such as "
-            "DEFAULT"
-        )
-    if Path(weights).is_file():
+    if weights is not None and Path(weights).is_file():
         return NamedFile(path=Path(weights), architecture={"name": "torchvision", "model": model})
     from torchvision import models
 
     classifiers = models.list_models(module=models)
     if model not in classifiers:
         raise RobustCliError(f"torchvision:{model}: torchvision has no such classifier{suggest(model, classifiers)}")
+    if weights is None:
+        raise RobustCliError(
+            f"torchvision:{model}: its weights would be random; --weights names a file, or published ones such as "
+            "DEFAULT"
+        )
     known = models.get_model_weights(model)
     # By the table of members instead of iteration, because "DEFAULT" is an alias.
     if weights not in known.__members__:
