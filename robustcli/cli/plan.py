@@ -12,6 +12,8 @@ from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
 
 if TYPE_CHECKING:
+    from robustcli.workflows.plan.rates import Estimate
+    from robustcli.workflows.plan.result import Plan
     from robustcli.workflows.sweep_spec import Sweep
 
 app = typer.Typer()
@@ -71,10 +73,8 @@ def plan_run(
     if rates is None:
         # Before the import of torch, which takes seconds.
         typer.echo(f"measuring {spec.name}: updates, passes of the network, and attacks", err=True)
-    from robustcli.reports.plan import estimate_table, lines_of, tables_of
     from robustcli.workflows.plan.plan import Request, plan
-    from robustcli.workflows.plan.rates import DeviceRates, Estimate, estimate
-    from robustcli.workflows.plan.result import Plan
+    from robustcli.workflows.plan.rates import DeviceRates, estimate
 
     startup = time.perf_counter() - begun
     found: Plan | Estimate
@@ -98,11 +98,19 @@ def plan_run(
         found = plan(request) if rates is None else estimate(request, DeviceRates.read(rates))
     if as_json:
         print_json(found.to_json())
-        return
+    else:
+        _print_plan(spec.name, found)
+
+
+def _print_plan(name: str, found: "Plan | Estimate") -> None:
+    """Print what was measured here, or estimated for another device."""
+    from robustcli.reports.plan import estimate_table, lines_of, tables_of
+    from robustcli.workflows.plan.result import Plan
+
     if isinstance(found, Plan):
         tables, lines = tables_of(found), lines_of(found)
     else:
-        typer.echo(f"{spec.name} on {found.device}, estimated")
+        typer.echo(f"{name} on {found.device}, estimated")
         tables, lines = [estimate_table(found)], [f"note: {note}" for note in found.notes]
     for table in tables:
         console().print(table)
