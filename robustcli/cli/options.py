@@ -88,7 +88,7 @@ NormOption = Annotated[
     Norm | None, typer.Option(case_sensitive=False, help="Norm of the threat model. Default: the norm in the spec.")
 ]
 Examples = Annotated[int | None, typer.Option("--examples", "-n", min=1, help="Use only the first N test images.")]
-Images = Annotated[str | None, typer.Option(help="Name of a data set, .npz file or folder of images.")]
+Images = Annotated[str | None, typer.Option(help="Data set, .npz file or folder of images: NAME, NAME:PATH or PATH.")]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Seed for the attack's random noise. Default: the seed in the spec.")
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError, suggest
-from robustcli.registry.catalog import catalog
+from robustcli.registry.catalog import Member, catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.check import checked_member
 from robustcli.specs.settings import DATASET
@@ -20,7 +20,7 @@ def named_data(data: str | Mapping[str, Any]) -> MemberSpec:
 
 
 def spec_of_images(text: str, size: int | None) -> dict[str, Any]:
-    """The value of --data in the form of a spec.
+    """The value of --data, a name, NAME:PATH or a path, in the form of a spec.
 
     Args:
         size: side of the images of a folder; None if unknown.
@@ -32,9 +32,22 @@ def spec_of_images(text: str, size: int | None) -> dict[str, Any]:
     for name in sorted(known, key=lambda name: -len(known[name].given_by)):
         member = known[name]
         if member.given_by and _is_given(Path(text), member.given_by):
-            sized = {"size": size} if "size" in member.parameters and size is not None else {}
-            return {"name": name, next(iter(member.parameters)): text, **sized}
-    raise RobustCliError(f"--data: '{text}' is not a data set, folder or .npz file{suggest(text, known)}")
+            return {"name": name, next(iter(member.parameters)): text, **_sized(member, size)}
+    name, colon, path = text.partition(":")
+    if colon and name in known and (place := _place(known[name])) and path:
+        return {"name": name, place: path, **_sized(known[name], size)}
+    nearest = f"; write --data {path}" if colon and name not in known and Path(path).exists() else suggest(text, known)
+    raise RobustCliError(f"--data: '{text}' is not a data set, folder or .npz file{nearest}")
+
+
+def _place(member: Member) -> str | None:
+    """Name of the parameter that says where the images of a data set lie; None if it has none."""
+    return next((name for name in member.parameters if name in ("root", "path")), None)
+
+
+def _sized(member: Member, size: int | None) -> dict[str, int]:
+    """The size of the user's own images, which is that of the network."""
+    return {"size": size} if size is not None and member.given_by and "size" in member.parameters else {}
 
 
 def _is_given(path: Path, by: str) -> bool:
