@@ -91,7 +91,7 @@ def _cells(row: RunRow) -> tuple[str, ...]:
         row.date[:10],
         "" if row.seconds is None else duration(row.seconds),
         row.defense,
-        f"{row.status}, {row.text}" if row.status == "unfinished" else row.status,
+        f"{row.status}, {row.text}" if row.status in ("running", "unfinished") else row.status,
         "" if clean is None else percent(clean),
         "" if robust is None else percent(robust),
         f"{row.run}  {row.variant}".rstrip(),

@@ -15,7 +15,7 @@ from robustcli.store.files import own_mark, read_yaml, write_text
 from robustcli.store.models import Stored, parsed
 from robustcli.store.provenance import read_provenance
 from robustcli.store.results import EvalResults, Results, read_results, read_run_results
-from robustcli.store.runs import RunFolder
+from robustcli.store.runs import RunFolder, is_in_use
 from robustcli.store.search import run_folders
 
 INDEX = ".robust-index.json"
@@ -42,9 +42,9 @@ class RunRow(Stored):
     Args:
         run: folder, relative to the listed one.
         kind: "run" or "eval".
-        status: finished, collapsed, rewound, failed, unfinished or damaged.
+        status: finished, collapsed, rewound, failed, running, unfinished or damaged.
         text: more about the status, such as the damaged file.
-        epoch: of the chosen weights, or the last one of an unfinished run, from 0.
+        epoch: of the chosen weights, or the last one of an unfinished or running run, from 0.
         date: when the last session started, in ISO format.
         seconds: seconds of training, without checks, and of the evaluations.
         clean: clean accuracy; None if it is not known.
@@ -130,7 +130,9 @@ def list_runs(root: Path) -> list[RunRow]:
         # Read again next time, because new permissions do not change the signature.
         if entry.row.status != "damaged":
             entries[name] = entry
-        rows.append(entry.row)
+        # Not in the index, because no file changes when a run is killed.
+        is_running = entry.row.status == "unfinished" and is_in_use(folder)
+        rows.append(entry.row.model_copy(update={"status": "running"}) if is_running else entry.row)
     if entries != known:
         _write_index(root, entries)
     return rows

@@ -267,12 +267,28 @@ def lock_folder(folder: Path, name: str = _LOCK) -> "FileLock":
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
     try:
-        lock.acquire(timeout=0)
+        # A little longer than `is_in_use` takes in another process.
+        lock.acquire(timeout=0.1, poll_interval=0.02)
     except Timeout:
         raise InUseError(f"{folder}: in use by another process") from None
     except NotImplementedError as error:
         raise RobustCliError(f"{folder}: this file system has no locks; choose another folder") from error
     return lock
+
+
+def is_in_use(folder: Path) -> bool:
+    """Return True if a process has locked a folder; False where that is unknown, as on Windows."""
+    try:
+        import fcntl
+
+        with (folder / _LOCK).open("rb") as file:
+            # FileLock has an exclusive lock. A shared one fails next to it, and ends with the file.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
 
 
 def folder_of(root: Path, spec: ExperimentSpec) -> RunFolder:

@@ -1,8 +1,10 @@
 """Listing runs: damaged runs, updates of the index, filters and order."""
 
 import errno
+import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from robustcli.store import listing
 from robustcli.store.files import write_json, write_text
 from robustcli.store.listing import INDEX, RunRow, list_runs
 from robustcli.store.provenance import Provenance
-from robustcli.store.runs import RunFolder
+from robustcli.store.runs import RunFolder, is_in_use, lock_folder, locked
 
 SPEC = """\
 name: {name}
@@ -188,3 +190,24 @@ def test_rows_are_filtered_sorted_and_cut() -> None:
 def test_unknown_keys_are_refused(where: list[str], sort: str, text: str) -> None:
     with pytest.raises(RobustCliError, match=text):
         select(ROWS, where, sort, None)
+
+
+def test_an_unfinished_run_that_a_process_works_on_is_running(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "one")
+    folder.results.unlink()
+    with locked(folder.path):
+        (row,) = list_runs(tmp_path)
+        assert (row.status, row.text) == ("running", "1 epoch")
+        assert "running, 1 epoch " in "\n".join(run_lines([row]))
+    # Although no other file changed.
+    (row,) = list_runs(tmp_path)
+    assert (row.status, row.text) == ("unfinished", "1 epoch")
+
+
+def test_a_run_starts_while_others_look_whether_it_is_in_use(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        assert is_in_use(tmp_path)
+    reader = (tmp_path / "lock").open("rb")
+    fcntl.flock(reader, fcntl.LOCK_SH)
+    threading.Timer(0.03, reader.close).start()
+    lock_folder(tmp_path).release()
