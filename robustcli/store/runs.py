@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Version of the files of `robust bench` and `robust diagnose`; results have their own.
 SCHEMA = 1
-_LOCK = "lock"
+LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Run:
         with suppress(OSError):
             # Empty if the disk was full.
             folder.last.parent.rmdir()
-        beginnings = [folder.spec, folder.provenance, folder.path / _LOCK]
+        beginnings = [folder.spec, folder.provenance, folder.path / LOCK]
         if not (folder.log.exists() and folder.log.stat().st_size):
             beginnings.append(folder.log)
         with suppress(OSError):
@@ -242,7 +242,7 @@ class Run:
 
 
 @contextmanager
-def locked(folder: Path, name: str = _LOCK) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Lock a folder, creating it, inside the context; see `lock_folder`."""
     lock = lock_folder(folder, name)
     try:
@@ -251,7 +251,7 @@ def locked(folder: Path, name: str = _LOCK) -> Iterator[None]:
         lock.release()
 
 
-def lock_folder(folder: Path, name: str = _LOCK) -> "FileLock":
+def lock_folder(folder: Path, name: str = LOCK) -> "FileLock":
     """Lock a folder, creating it, until the lock is released or this process ends.
 
     Args:
@@ -281,7 +281,7 @@ def is_in_use(folder: Path) -> bool:
     try:
         import fcntl
 
-        with (folder / _LOCK).open("rb") as file:
+        with (folder / LOCK).open("rb") as file:
             # FileLock has an exclusive lock. A shared one fails next to it, and ends with the file.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -32,11 +33,13 @@ from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import RESULTS, chained
 from robustcli.store.files import own_mark
 from robustcli.store.results import SCHEMA, EvalResults, ModelRequest, read_results, write_results
-from robustcli.store.runs import RunFolder, locked
+from robustcli.store.runs import LOCK, RunFolder, locked
 from robustcli.workflows.budget import Budget, attack_with_length, within_budget
 
 # Number of clean images for comparing a network with the one of a stored result.
 _COMPARED = 16
+# Their outputs.
+_BEHAVIOR = "behavior.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,7 @@ def _assess(
         ranks.wait()
         return None
     device = choose_device(request.device if share is None else device_of(share, request.device))
+    is_new = not request.store.exists()
     case = case_of(request, device)
     if case.is_complete and share is None and not request.fresh:
         # Without a lock, because the folder may be read-only.
@@ -112,7 +116,7 @@ def _assess(
     if share is None:
         require_processors("--workers", request.workers, device.type)
     # The first of several processes locks the folder for all of them.
-    with locked(case.folder.path):
+    with locked(case.folder.path), case.abandoned_on_error(request.store if is_new else None):
         if request.fresh:
             case.forget()
             ranks.wait()
@@ -167,6 +171,23 @@ class Case:
                 path.unlink(missing_ok=True)
             if files.journal.exists():
                 shutil.rmtree(files.journal)
+
+    @contextmanager
+    def abandoned_on_error(self, store: Path | None) -> Iterator[None]:
+        """Remove the folder after an error if nothing was computed, so that a refused evaluation leaves no files.
+
+        Args:
+            store: the folder around it if it did not exist before.
+        """
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                if {path.name for path in self.folder.path.iterdir()} <= {_BEHAVIOR, LOCK}:
+                    shutil.rmtree(self.folder.path)
+                    if store is not None:
+                        store.rmdir()
+            raise
 
     @property
     def is_complete(self) -> bool:
@@ -269,7 +290,7 @@ def _folder(store: Path, name: str, parts: Sequence[Any], behavior: Behavior) ->
     digest = hashlib.sha256(repr([*map(repr, parts), code_digest()]).encode()).hexdigest()
     folder = store / f"{Path(name).name}-{digest[:8]}"
     for number in count(2):
-        known = folder / "behavior.npz"
+        known = folder / _BEHAVIOR
         # The owner of these results is unknown.
         is_foreign = not known.exists() and (folder / RESULTS).exists()
         if not known.exists() and not is_foreign:

@@ -639,6 +639,7 @@ def test_what_cannot_be_evaluated_ends_with_2(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     robust("eval", trained.best, *words).require(2, *texts)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("words", [("--attack", "none"), ("--attack", "pgd", "--steps", "0")])
