@@ -131,7 +131,7 @@ def run_speedrun(
             f"{path}: the rows have no evaluation in common, so they cannot be compared; write one under base, such as "
             "evaluate: {clean: clean}"
         )
-    known = _Lengths(root / f"{sweep.name}.speedrun.json", budget)
+    known = Lengths(root / f"{sweep.name}.speedrun.json", budget)
     results = []
     for row in sweep.rows:
         if choose_device(row.specs[0].train.device, "train.device").type != "cpu":
@@ -322,20 +322,23 @@ class _Meter(Watcher):
         self._inner.attack(key, progress)
 
 
-class _Lengths:
+class Lengths:
     """Lengths that were chosen for a budget, in a file, so that an interrupted speedrun continues with them."""
 
     def __init__(self, file: Path, budget: float) -> None:
         self._file, self._budget = file, budget
-        stored = read_json(file) if file.is_file() else {}
-        self._stored = {key: parsed(Length, found, file) for key, found in stored.items()}
 
     def get(self, row: Row) -> Length | None:
-        return self._stored.get(self._key(row))
+        return self._stored().get(self._key(row))
 
     def put(self, row: Row, length: Length) -> None:
-        self._stored[self._key(row)] = length
-        write_json(self._file, {key: found.to_json() for key, found in self._stored.items()})
+        stored = {**self._stored(), self._key(row): length}
+        write_json(self._file, {key: found.to_json() for key, found in stored.items()})
+
+    def _stored(self) -> dict[str, Length]:
+        """Read anew, because other processes may train other rows."""
+        stored = read_json(self._file) if self._file.is_file() else {}
+        return {key: parsed(Length, found, self._file) for key, found in stored.items()}
 
     def _key(self, row: Row) -> str:
         return f"{row.specs[0].digest} {self._budget:g} s"

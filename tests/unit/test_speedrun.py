@@ -16,7 +16,7 @@ from robustcli.evaluation.watcher import Watcher
 from robustcli.specs import experiments
 from robustcli.store.records import Record
 from robustcli.workflows import speedrun
-from robustcli.workflows.speedrun import Costs, Length, fitted_length, parse_budget, table
+from robustcli.workflows.speedrun import Costs, Length, Lengths, fitted_length, parse_budget, table
 from robustcli.workflows.sweep_spec import Sweep
 
 SWEEP = """
@@ -203,3 +203,12 @@ def test_the_shipped_speedrun_has_baselines_and_a_candidate_with_ablations() -> 
     assert names[:6] == ["pgd_at", "trades", "rs_fgsm", "n_fgsm", "free", "candidate"]
     assert all(name.startswith("candidate_") for name in names[6:])
     assert all([spec.seed for spec in row.specs] == [0, 1, 2] and not row.specs[0].warnings() for row in rows)
+
+
+def test_processes_that_train_other_rows_keep_each_others_lengths(sweep: Path) -> None:
+    first, second = Lengths(sweep.parent / "lengths.json", 60), Lengths(sweep.parent / "lengths.json", 60)
+    one, other, _ = Sweep.read(sweep, [], []).rows
+    first.put(one, Length(epochs=1))
+    second.put(other, Length(epochs=2))
+    first.put(one, Length(epochs=3))
+    assert (second.get(one), first.get(other)) == (Length(epochs=3), Length(epochs=2))
