@@ -1,6 +1,7 @@
 """Write an image folder into a few files that are mapped into memory."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from robustcli.data.datasets.folder_layout import both_parts, has_train_part, te
 from robustcli.data.datasets.packed import MANIFEST, Manifest, PackedFile, PackedPart, PartName
 from robustcli.errors import RobustCliError
 from robustcli.store.files import file_digest, replacing, write_json
-from robustcli.store.runs import locked
+from robustcli.store.runs import LOCK, locked
 
 # Maximum bytes of a shard; a single image may be larger.
 SHARD_BYTES = 2 << 30
+# Names of shards and indices, whole or half-written; other files named train or test are those of a user.
+_OWN = re.compile(r"(train|test)(-[0-9]{5,}\.bin|\.npz)(\.writing)?")
 # Number of images to read at once.
 _CHUNK = 256
 
@@ -64,7 +67,7 @@ def _write(
 ) -> Manifest:
     for path in out.iterdir():
         # Files of an interrupted run, which may have had more shards.
-        if path.name.startswith(("train", "test")):
+        if _OWN.fullmatch(path.name):
             path.unlink()
     total, done = sum(len(part.labels) for part in parts.values()), 0
     digest = hashlib.sha256(str(ImageShape(3, size or 1, size or 1, len(classes))).encode())
@@ -126,8 +129,8 @@ def _require_free(out: Path) -> None:
         raise RobustCliError(
             f"{out}: holds packed images already; name a new folder, or `robust pack {out} --check` to check them"
         )
-    own = ("train.npz", "test.npz", "train-", "test-", MANIFEST, "lock")
-    other = next((path.name for path in sorted(out.iterdir()) if not path.name.startswith(own)), None)
+    others = (path.name for path in sorted(out.iterdir()) if not _OWN.fullmatch(path.name))
+    other = next((name for name in others if name != LOCK and not name.startswith(MANIFEST)), None)
     if other is not None:
         raise RobustCliError(f"{out}: holds other files, such as {other}; name a new or empty folder")
 

@@ -125,6 +125,15 @@ def test_a_folder_with_other_files_is_not_touched(folder: str, tmp_path: Path) -
         pack(folder, tmp_path / "out", 8)
 
 
+@pytest.mark.parametrize("name", ["train-00000-of-00001.parquet", "test-00000.tar", "train-notes.txt"])
+def test_files_of_other_programs_are_not_taken_for_its_own(name: str, folder: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).touch()
+    with pytest.raises(RobustCliError, match=f"holds other files, such as {name}"):
+        pack(folder, tmp_path / "out", 8)
+    assert (tmp_path / "out" / name).exists()
+
+
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
