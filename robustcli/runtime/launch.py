@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from robustcli.errors import Interrupted
+from robustcli.runtime.signals import STOPPING
 
 
 def launch(words: Sequence[str], count: int) -> int:
@@ -23,6 +24,8 @@ def launch(words: Sequence[str], count: int) -> int:
         Interrupted: a signal ended this process or one of the others.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    # Older versions of torch do not read it.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(STOPPING))
     # Each process prints its own error.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Equivalent to --standalone of torchrun.

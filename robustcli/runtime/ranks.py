@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from torch._C._distributed_c10d import Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 from torch.optim import Optimizer
 
-from robustcli.errors import Interrupted, RobustCliError, shortened
+from robustcli.errors import Interrupted, RobustCliError, in_one_line, shortened
 
 T = TypeVar("T")
 SomeTensor = TypeVar("SomeTensor", bound=Tensor | None)
@@ -36,6 +36,8 @@ Share = tuple[int, int]
 _PATIENCE = timedelta(days=14)
 # Timeout for all processes to appear, and time between attempts to reach the first one.
 _START, _RETRY = timedelta(minutes=30), timedelta(seconds=5)
+# Seconds in which a process that failed has exited.
+_LEAVING = 10.0
 _NUMBER = re.compile("[0-9]{1,9}")
 
 
@@ -106,7 +108,8 @@ def joined(device_type: str = "cpu") -> Iterator[None]:
 
     Raises:
         Interrupted: another process ended.
-        RobustCliError: the address of the first process is not set.
+        RobustCliError: the address of the first process is not set, the processes cannot meet there, or only some of
+            them use a GPU.
     """
     if share_of_torchrun() is None:
         yield
@@ -117,18 +120,69 @@ def joined(device_type: str = "cpu") -> Iterator[None]:
             f"RANK and WORLD_SIZE are set without {' and '.join(lacking)}, which torchrun sets too; start with "
             "torchrun, or unset RANK for one process"
         )
-    # The first process may serve the shared store, which must stay until the end.
-    shared, number, count = next(rendezvous("env://", timeout=_START))
-    store = _new_store(shared, number)
-    dist.init_process_group(backend(device_type), store=store, rank=number, world_size=count, timeout=_PATIENCE)
+    _meet(device_type)
     try:
         yield
-    except RuntimeError as error:
-        if not _is_of_connection(error):
-            raise
-        raise Interrupted("another process of this command ended, so this one ends too") from error
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        _leave_at_once(device_type)
+        if isinstance(error, RuntimeError) and _is_of_connection(error):
+            _let_the_cause_end_first()
+            raise Interrupted(
+                f"another process of this command ended, so this one ends too ({in_one_line(error)})"
+            ) from error
+        raise
+    dist.destroy_process_group()
+
+
+def _meet(device_type: str) -> None:
+    """Connect this process with the others."""
+    try:
+        # The first process may serve the shared store, which must stay until the end.
+        shared, number, count = next(rendezvous("env://", timeout=_START))
+        store = _new_store(shared, number)
+        _require_same_devices(store, number, count, device_type)
+        dist.init_process_group(backend(device_type), store=store, rank=number, world_size=count, timeout=_PATIENCE)
+    except (dist.DistError, ValueError) as error:
+        raise RobustCliError(
+            f"MASTER_ADDR={shortened(os.environ['MASTER_ADDR'])} MASTER_PORT={shortened(os.environ['MASTER_PORT'])}: "
+            f"the processes cannot meet there ({in_one_line(error)}); expected the address of the first process and a "
+            "free port, as torchrun sets them"
+        ) from error
+
+
+def _require_same_devices(store: Store, number: int, count: int, device_type: str) -> None:
+    """Raise in all processes if only some use a GPU; they would wait for each other in different backends."""
+    store.set(f"device/{number}", device_type)
+    keys = [f"device/{other}" for other in range(count)]
+    store.wait(keys, _START)
+    found = [store.get(key).decode() for key in keys]
+    if len(set(found)) > 1:
+        without = ", ".join(str(other) for other, kind in enumerate(found) if kind == "cpu")
+        raise RobustCliError(
+            f"train.device: only some of the {count} processes have a GPU (none in process {without}); expected GPUs "
+            "on every machine; write train.device: cuda to find the machine without one, or cpu"
+        )
+
+
+def _leave_at_once(device_type: str) -> None:
+    """Leave the group after an error, without waiting for the other processes.
+
+    NCCL ends in an orderly way only in all processes together, and the others wait for this one in a collective.
+    """
+    if device_type == "cuda" and dist.group.WORLD is not None:
+        # Older versions of torch have no `abort`.
+        with suppress(AttributeError, RuntimeError):
+            dist.group.WORLD.abort()
+    dist.destroy_process_group()
+
+
+def _let_the_cause_end_first() -> None:
+    """Give the process that failed time to exit, because torchrun passes on the exit code of the first one to end.
+
+    It ends this process as soon as it has seen the other one.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        time.sleep(_LEAVING)
 
 
 def _new_store(shared: Store, number: int) -> TCPStore:
@@ -209,6 +263,12 @@ def from_first(make: Callable[[], T]) -> T:
         raise failure or made[1]
     value: T = made[0]
     return value
+
+
+def is_same_everywhere(value: str) -> bool:
+    """Return True in all processes if they all give the same value."""
+    first = from_first(lambda: value)
+    return not any_of(value != first)
 
 
 def any_of(is_so: bool) -> bool:

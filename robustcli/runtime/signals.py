@@ -11,6 +11,9 @@ from robustcli.errors import Interrupted
 
 # Seconds in which a second SIGTERM is the same request.
 _REPEATED = 10.0
+# Seconds that several processes have after a signal until they are killed: enough for an update, the check of an epoch
+# and a checkpoint. By default torchrun waits for 30 s.
+STOPPING = 600
 
 
 class StopRequest:

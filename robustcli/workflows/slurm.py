@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcli.errors import RobustCliError
+from robustcli.runtime.signals import STOPPING
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import write_text
 from robustcli.store.jobs import FOLDER, JobRecord, find_jobs, read_job, write_job
@@ -18,6 +19,11 @@ from robustcli.store.runs import Run, RunFolder, folder_of
 
 # Seconds before the time limit at which a job is asked to stop.
 NOTICE = 120
+# Minimum time limit of a job in minutes. SLURM sends the signal up to half a minute early, so a job with a limit of two
+# or three minutes would be stopped before it has trained, again and again.
+LEAST = 5
+# Seconds for which the controller of SLURM may be unreachable while jobs are waited for.
+_UNREACHABLE = 3600.0
 # Seconds between two reads of a growing log, and number of reads between two checks of the queue.
 _PATIENCE, _LOOKS = 1.0, 10
 _BLOCK = 1 << 16
@@ -80,6 +86,28 @@ def queue() -> dict[str, Queued]:
     return {number: Queued(state=state, elapsed=elapsed, place=place) for number, state, elapsed, place in fields}
 
 
+class WatchedQueue:
+    """The queue as it is read again and again, for hours; a busy controller of SLURM sometimes does not answer."""
+
+    def __init__(self) -> None:
+        self._answered = time.monotonic()
+
+    def read(self) -> dict[str, Queued] | None:
+        """Return the queue; None if SLURM does not answer now.
+
+        Raises:
+            RobustCliError: it has not answered for an hour.
+        """
+        try:
+            found = queue()
+        except RobustCliError:
+            if time.monotonic() - self._answered > _UNREACHABLE:
+                raise
+            return None
+        self._answered = time.monotonic()
+        return found
+
+
 def minutes(text: str) -> int:
     """Return a time limit as sbatch takes it, such as 90, 12:00:00 or 1-12:00:00, in minutes, rounded up."""
     match = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?|(\d+)(?::(\d+))?|(\d+):(\d+):(\d+))", text)
@@ -95,11 +123,26 @@ def minutes(text: str) -> int:
     return -(-total // 60)
 
 
+def time_limit(text: str) -> int:
+    """Return the time limit of a job in minutes.
+
+    Raises:
+        RobustCliError: it is no time limit, or too short for a job that is asked to stop before it.
+    """
+    found = minutes(text)
+    if found < LEAST:
+        raise RobustCliError(
+            f"--time: '{text}': a job is asked to stop {NOTICE // 60} minutes before its limit, to save a checkpoint; "
+            f"expected at least {LEAST} minutes"
+        )
+    return found
+
+
 def script(spec: ExperimentSpec, runs: Path, resources: Resources) -> str:
     """Return the batch script of a run."""
     from jinja2 import Environment, StrictUndefined
 
-    minutes(resources.time)
+    time_limit(resources.time)
     folder = folder_of(runs, spec)
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
@@ -112,6 +155,7 @@ def script(spec: ExperimentSpec, runs: Path, resources: Resources) -> str:
         here=Path.cwd(),
         log=f"{folder.path / FOLDER}/%j.log",
         notice=NOTICE,
+        stopping=STOPPING,
         processes=max(1, resources.gpus),
         python=shlex.quote(sys.executable),
         train=f"robustcli train {shlex.quote(str(folder.spec))} --resume --runs {shlex.quote(str(runs))}",
@@ -175,6 +219,7 @@ def log_of(run: Path, *, follow: bool) -> Iterator[str]:
     if not follow and not path.exists():
         raise RobustCliError(f"{path}: there is no log yet; robust status shows the state of job {job.id}")
     position, looks, is_over = 0, 0, not follow
+    watched = WatchedQueue()
     while True:
         if path.exists():
             with path.open("rb") as file:
@@ -187,7 +232,8 @@ def log_of(run: Path, *, follow: bool) -> Iterator[str]:
         time.sleep(_PATIENCE)
         looks += 1
         # Read the log once more after the job has left the queue.
-        is_over = looks % _LOOKS == 0 and job.id not in queue()
+        if looks % _LOOKS == 0 and (in_queue := watched.read()) is not None:
+            is_over = job.id not in in_queue
 
 
 def cancel(run: Path) -> JobRecord:

@@ -74,6 +74,7 @@ def _run_experiment(
             return found
         with stop_requests() as stop:
             data = load_data(spec.data, device, to_train=True)
+            _require_same_data(data)
             keep_freed_memory()  # After reading the images, so that memory used for that is returned.
             # Before the training, because the spec of a trained network cannot be changed.
             _require_evaluable(spec, evaluators, data.sizes.test, found)
@@ -96,6 +97,16 @@ def _run_experiment(
         raise
     run.close()
     return found
+
+
+def _require_same_data(data: Data) -> None:
+    """Raise if the processes, which may run on several machines, read different images."""
+    if not ranks.is_same_everywhere(f"{data.digest} {data.extra_digest}"):
+        raise RobustCliError(
+            f"data: the processes read different images (process {ranks.rank()}: digest {data.digest[:12]}"
+            f"{f', extra images {data.extra_digest[:12]}' if data.extra_digest else ''}); expected the same files on "
+            "every machine"
+        )
 
 
 def _require_evaluable(

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,7 +11,11 @@ from members import names_of
 from pair import Pair
 from ranked_training import Case, rewound, trained
 
+from robustcli.data.splits import Data
+from robustcli.errors import RobustCliError
 from robustcli.registry.catalog import catalog
+from robustcli.runtime import ranks
+from robustcli.workflows.train import _require_same_data
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +48,24 @@ def assert_same(case: Case, pair: Pair) -> None:
 
 def entry(family: str, name: str) -> dict[str, Any]:
     return {"name": name, **catalog(family)[name].smoke}
+
+
+def refusal(digests: tuple[str, str]) -> str:
+    """Error for images of these digests, one for each process; empty if there is none."""
+    data = SimpleNamespace(digest=digests[ranks.rank()], extra_digest="")
+    try:
+        _require_same_data(cast("Data", data))
+    except RobustCliError as error:
+        return str(error)
+    return ""
+
+
+def test_processes_that_read_different_images_are_refused(pair: Pair) -> None:
+    """As on two machines with copies of a data set in folders of the same name."""
+    assert pair.run(refusal, ("a" * 64, "a" * 64)) == ["", ""]
+    found = pair.run(refusal, ("a" * 64, "b" * 64))
+    for number, (error, digest) in enumerate(zip(found, ("a" * 12, "b" * 12), strict=True)):
+        assert f"read different images (process {number}: digest {digest})" in error
 
 
 DEFENSES = {name: entry("defenses", name) for name in names_of("defenses")}

@@ -1,15 +1,21 @@
 """Time limits, and the batch scripts of `robust submit`."""
 
+import pickle
 import subprocess
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.workflows.engines import Needs
-from robustcli.workflows.slurm import Resources, minutes, script
+from robustcli.workflows.engines import Answer, Needs, Task
+from robustcli.workflows.engines import slurm as slurm_engine
+from robustcli.workflows.engines.slurm import SlurmEngine
+from robustcli.workflows.slurm import NOTICE, Queued, Resources, WatchedQueue, minutes, script
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,65 @@ def test_time_limits_are_those_of_sbatch(text: str, expected: int) -> None:
 def test_other_time_limits_are_refused(text: str) -> None:
     with pytest.raises(RobustCliError, match="such as 12:00:00"):
         minutes(text)
+
+
+@pytest.mark.parametrize("text", ["1", "4", "0:03:59"])
+def test_jobs_that_would_be_stopped_at_once_again_and_again_are_refused(text: str) -> None:
+    spec = ExperimentSpec.read(experiments.find("smoke/pgd_at"))
+    with pytest.raises(RobustCliError, match=r"asked to stop 2 minutes before its limit.*expected at least 5 minutes"):
+        script(spec, Path("runs"), Resources(partition=None, time=text))
+
+
+def test_a_job_of_several_nodes_has_time_to_save_a_checkpoint() -> None:
+    spec = ExperimentSpec.read(experiments.find("smoke/pgd_at"))
+    text = script(spec, Path("runs"), Resources(partition=None, time="60", nodes=2))
+    (line,) = (line for line in text.splitlines() if line.startswith("export TORCH_ELASTIC_SHUTDOWN_TIMEOUT"))
+    assert int(line.rpartition("-")[2].rstrip("}")) > NOTICE
+
+
+@dataclass
+class _Unreachable:
+    """A queue that first does not answer, then is empty."""
+
+    failures: int
+    calls: int = 0
+
+    def __call__(self) -> dict[str, Queued]:
+        self.calls += 1
+        if 1 < self.calls <= 1 + self.failures:
+            raise RobustCliError("squeue: slurm_load_jobs error: Socket timed out on send/recv operation")
+        return {"7": Queued(state="RUNNING", elapsed="1:00", place="node")}
+
+
+def test_jobs_are_waited_for_while_the_controller_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = tmp_path / "7_result.pkl"
+    paths = SimpleNamespace(result_pickle=answer, stdout=tmp_path / "7.log")
+    queue = _Unreachable(failures=3)
+    monkeypatch.setattr("robustcli.workflows.engines.slurm.queue", queue)
+    monkeypatch.setattr("robustcli.workflows.slurm.queue", queue)
+    monkeypatch.setattr(slurm_engine, "_submitit", lambda: None)
+    monkeypatch.setattr(slurm_engine, "_QUEUE_PATIENCE", -1.0)
+    monkeypatch.setattr(SlurmEngine, "_submitted", lambda *_: SimpleNamespace(job_id="7", paths=paths))
+
+    def pause(_seconds: float) -> None:
+        if queue.calls > 5:
+            answer.write_bytes(pickle.dumps(("success", Answer(value=3))))
+
+    monkeypatch.setattr(time, "sleep", pause)
+    task = Task(name="a", folder=tmp_path, work=print, arguments=())
+    assert list(SlurmEngine(partition=None, time="60").run([task])) == [(task, Answer(value=3))]
+
+
+def test_a_controller_that_does_not_answer_for_hours_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcli.workflows.slurm.queue", _Unreachable(failures=9, calls=1))
+    watched = WatchedQueue()
+    assert watched.read() is None
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 4000)
+    with pytest.raises(RobustCliError, match="Socket timed out"):
+        watched.read()
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,22 @@
 """Processes of one evaluation share the available cores."""
 
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.workers import _share, device_of
+from robustcli.runtime import launch
 from robustcli.runtime.ranks import Share, joined, own_device, share_of_torchrun
+from robustcli.runtime.signals import STOPPING
+from robustcli.workflows.slurm import NOTICE
 
 
 @pytest.mark.parametrize(("threads", "count", "expected"), [(6, 2, 3), (6, 4, 1), (1, 4, 1)])
@@ -54,6 +60,41 @@ def test_a_share_without_an_address_to_meet_at_is_refused_before_the_work(monkey
     assert share_of_torchrun() == (0, 2)
     with pytest.raises(RobustCliError, match="without MASTER_ADDR"), joined():
         pass
+
+
+def test_a_place_where_the_processes_cannot_meet_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        for port in (str(other.getsockname()[1]), "abc", "99999"):
+            for name, value in {
+                "RANK": "0",
+                "WORLD_SIZE": "2",
+                "MASTER_PORT": port,
+                "MASTER_ADDR": "127.0.0.1",
+            }.items():
+                monkeypatch.setenv(name, value)
+            with pytest.raises(RobustCliError, match=f"MASTER_PORT={port}: the processes cannot meet there"), joined():
+                pass
+
+
+def test_started_processes_have_time_to_save_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch kills them 30 s after a signal, in the middle of a long update or of the check of an epoch."""
+    configurations: list[LaunchConfig] = []
+
+    def started(config: LaunchConfig, _program: str) -> Callable[..., None]:
+        configurations.append(config)
+        return lambda *_: None
+
+    for name in ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(launch, "elastic_launch", started)
+    assert launch.launch(["train"], 2) == 0
+    (configuration,) = configurations
+    if not hasattr(configuration, "shutdown_timeout"):
+        pytest.skip("this version of torch always waits for 30 s")
+    assert configuration.shutdown_timeout == STOPPING > NOTICE
 
 
 @pytest.mark.parametrize("local", ["", "x", "9" * 5000])

@@ -19,7 +19,7 @@ from robustcli.errors import Interrupted, RobustCliError
 from robustcli.runtime.signals import stop_requests
 from robustcli.store.jobs import JobRecord, read_job, write_job
 from robustcli.workflows.engines import Answer, Command, Task, never, perform
-from robustcli.workflows.slurm import NOTICE, Queued, cancel_jobs, minutes, queue
+from robustcli.workflows.slurm import NOTICE, Queued, WatchedQueue, cancel_jobs, queue, time_limit
 
 # Seconds between two checks for answers, and between two checks of the queue.
 _PATIENCE, _QUEUE_PATIENCE = 2.0, 10.0
@@ -42,7 +42,7 @@ class SlurmEngine:
     def run(self, tasks: Sequence[Task], is_enough: Callable[[Answer], bool] = never) -> Iterator[tuple[Task, Answer]]:
         """Submit all tasks that are not in the queue yet, and yield each with its answer, until there is enough."""
         submitit = _submitit()
-        in_queue = queue()
+        watched, in_queue = WatchedQueue(), queue()
         jobs = [(task, self._submitted(submitit, task, in_queue)) for task in tasks]
         gone: dict[str, float] = {}
         looked = time.monotonic()
@@ -63,8 +63,9 @@ class SlurmEngine:
                 time.sleep(_PATIENCE)
             jobs = waiting
             if jobs and time.monotonic() - looked > _QUEUE_PATIENCE:
-                in_queue, looked = queue(), time.monotonic()
-                gone = {job.job_id: gone.get(job.job_id, looked) for _, job in jobs if job.job_id not in in_queue}
+                found, looked = watched.read(), time.monotonic()
+                if found is not None:
+                    gone = {job.job_id: gone.get(job.job_id, looked) for _, job in jobs if job.job_id not in found}
 
     def _submitted(self, submitit: Any, task: Task, in_queue: Mapping[str, Queued]) -> Any:
         """Return the job of a task: the one of an earlier command if it is still in the queue, or a new one."""
@@ -77,7 +78,7 @@ class SlurmEngine:
         )
         settings = {
             "job_name": task.name,
-            "time": minutes(self.time),
+            "time": time_limit(self.time),
             "cpus_per_task": task.cpus,
             "stderr_to_stdout": True,
             "use_srun": False,
