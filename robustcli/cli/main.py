@@ -182,7 +182,7 @@ def _memory_message(error: Exception) -> str | None:
     """Return a message for a failed allocation on a GPU or the CPU; None for other errors."""
     if not isinstance(error, RuntimeError | MemoryError):
         return None
-    from robustcli.measuring.memory import is_out_of_memory
+    from robustcli.runtime.out_of_memory import is_out_of_memory
 
     if not is_out_of_memory(error):
         return None

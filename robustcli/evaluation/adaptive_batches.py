@@ -10,6 +10,7 @@ from torch import nn
 
 from robustcli.errors import EvaluationError
 from robustcli.runtime.allocator import release_freed_memory
+from robustcli.runtime.out_of_memory import is_out_of_memory
 
 T = TypeVar("T")
 
@@ -98,8 +99,10 @@ class AdaptiveBatches:
         """
         try:
             return (work(part, size),)
-        except torch.OutOfMemoryError:
-            return None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
 
     @property
     def warnings(self) -> tuple[str, ...]:

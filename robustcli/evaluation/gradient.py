@@ -5,6 +5,7 @@ from torch import nn
 
 from robustcli.data.images import AnyImages
 from robustcli.errors import EvaluationError
+from robustcli.runtime.out_of_memory import is_out_of_memory
 
 # Number of images of the check.
 _IMAGES = 2
@@ -26,9 +27,9 @@ def gives_gradient(model: nn.Module, x: AnyImages) -> bool:
             if not logits.requires_grad:
                 return False
             (gradient,) = torch.autograd.grad(logits.sum(), probes, allow_unused=True)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError, EvaluationError):
+    except (RuntimeError, NotImplementedError, EvaluationError) as error:
+        if is_out_of_memory(error):
+            raise
         # The network worked before without gradients, so the failure is theirs.
         return False
     return gradient is not None

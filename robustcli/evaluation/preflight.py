@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustcli.data.images import AnyImages, chunks_of
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.gradient import is_quantized
+from robustcli.runtime.out_of_memory import is_out_of_memory
 from robustcli.threat.threat import ThreatModel
 
 # Tolerance for rounding in single precision, as a share of the largest logit: between two equal calls, and between two
@@ -150,13 +151,23 @@ def _check_repeats(model: nn.Module, probes: Tensor, logits: Tensor) -> None:
 
 def _check_batches(model: nn.Module, x: Tensor) -> None:
     """Check that logits in a batch of the largest size equal those in small batches."""
-    if len(x) <= _PROBES:
-        return
+    while len(x) > _PROBES and not _is_checked(model, x):
+        # Evaluations then use smaller batches too.
+        x = x[: len(x) // 2]
+
+
+def _is_checked(model: nn.Module, x: Tensor) -> bool:
+    """Check a batch; return False if it does not fit into memory.
+
+    A separate function, because the traceback of an exception keeps the tensors that did not fit.
+    """
     try:
         _check_batch(model, x)
-    except torch.OutOfMemoryError:
-        # Evaluations then use smaller batches too.
-        _check_batches(model, x[: len(x) // 2])
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def _check_batch(model: nn.Module, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Free and used memory, and errors when it runs out."""
+"""Free and used memory, and one error when it runs out."""
 
 import resource
 import sys
@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-# Part of the RuntimeError of torch's allocator for the CPU.
-# Also of a tensor with more bytes than can be counted.
-_CPU_ALLOCATOR = ("DefaultCPUAllocator", "Storage size calculation overflowed")
+from robustcli.runtime.out_of_memory import is_out_of_memory
+
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -31,11 +30,6 @@ def fitting() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise DoesNotFitError((str(error).splitlines() or [type(error).__name__])[0]) from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return True if an allocator failed; on the CPU torch has no error class for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in _CPU_ALLOCATOR)
 
 
 def peak_bytes(device: torch.device) -> int:

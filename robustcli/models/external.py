@@ -9,6 +9,7 @@ from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.errors import EvaluationError, Interrupted, RobustCliError
 from robustcli.models.source import reason
 from robustcli.preprocessors import Preprocessor
+from robustcli.runtime.out_of_memory import is_out_of_memory
 
 
 class ExternalNetwork(Network):
@@ -28,9 +29,11 @@ class ExternalNetwork(Network):
     def forward(self, x: Tensor) -> Tensor:
         try:
             logits = self.body(self.prepared(x).to(self.dtype))
-        except (Interrupted, RobustCliError, torch.OutOfMemoryError):
+        except (Interrupted, RobustCliError):
             raise
         except (Exception, SystemExit) as error:  # code of other packages may raise anything
+            if is_out_of_memory(error):
+                raise
             count = f"{len(x)} image{'s' if len(x) > 1 else ''}"
             shape = "x".join(map(str, x.shape[1:]))
             raise EvaluationError(

@@ -29,7 +29,7 @@ from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.corruptions import Corruptions
 from robustcli.evaluators.other_threat import Under
 from robustcli.measuring import timing
-from robustcli.measuring.memory import fitting, free_bytes, is_out_of_memory
+from robustcli.measuring.memory import fitting, free_bytes
 from robustcli.reports.plan import lines_of, sweep_table, tables_of
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
@@ -445,7 +445,6 @@ def test_free_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "free_bytes", lambda _: 2**30)
     found = plan(Request(spec=spec_of(), updates=3, savings=False))
     assert any(line.endswith("resident; 1.0 GiB were free") for line in lines_of(found))
-    assert is_out_of_memory(MemoryError())
     free = free_bytes(CPU)
     assert free is None or free > 0
 
