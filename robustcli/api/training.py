@@ -95,7 +95,7 @@ def train(
 
     Raises:
         RobustCliError: the spec is wrong, data are missing, or training failed (`CollapseError`, `NotFiniteError`).
-        Interrupted: SIGINT or SIGTERM; everything done so far is kept.
+        Interrupted: SIGINT, SIGTERM or SIGHUP; everything done so far is kept.
     """
     chosen = _spec_of(spec, overrides)
     with Screen(is_quiet=quiet) as screen:

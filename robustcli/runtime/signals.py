@@ -1,4 +1,4 @@
-"""Handle SIGINT and SIGTERM: stop a run at the next point where it can be resumed without loss."""
+"""Handle SIGINT, SIGTERM and SIGHUP: stop a run at the next point where it can be resumed without loss."""
 
 import signal
 import threading
@@ -9,7 +9,9 @@ from types import FrameType
 
 from robustcli.errors import Interrupted
 
-# Seconds in which a second SIGTERM is the same request.
+# Signals of programs: of SLURM, of torchrun, and of a terminal that closes or loses its connection.
+_OF_PROGRAMS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+# Seconds in which a second one of them is the same request.
 _REPEATED = 10.0
 # Seconds that several processes have after a signal until they are killed: enough for an update, the check of an epoch
 # and a checkpoint. By default torchrun waits for 30 s.
@@ -19,8 +21,8 @@ STOPPING = 600
 class StopRequest:
     """State of a request to stop.
 
-    A second signal stops at once. Only a second SIGTERM within seconds is taken for the first: SLURM sends it to every
-    process, and torchrun and srun pass theirs on.
+    A second signal stops at once. Only a second signal of a program within seconds is taken for the first: SLURM sends
+    SIGTERM to every process, and torchrun and srun pass theirs on; shell and system both send SIGHUP.
 
     Args:
         is_made: a signal asked to stop.
@@ -45,7 +47,7 @@ class StopRequest:
 
     def take(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
-        is_repeated = number == signal.SIGTERM and time.monotonic() - self._since < _REPEATED
+        is_repeated = number in _OF_PROGRAMS and time.monotonic() - self._since < _REPEATED
         if self.is_safe_now or (self.is_made and not is_repeated):
             # The last checkpoint remains.
             raise Interrupted(f"stopped by {signal.Signals(number).name}")
@@ -55,12 +57,18 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Handle both signals inside the context, and restore the previous handlers at the end."""
+    """Handle the signals inside the context, and restore the previous handlers at the end."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    usual = {number: signal.signal(number, request.take) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [
+        number
+        for number in (signal.SIGINT, *_OF_PROGRAMS)
+        # nohup lets a command ignore the end of its terminal.
+        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN
+    ]
+    usual = {number: signal.signal(number, request.take) for number in numbers}
     try:
         yield request
     finally:

@@ -36,6 +36,24 @@ def test_sigterm_that_is_passed_on_twice_is_one_request(monkeypatch: pytest.Monk
             signal.raise_signal(signal.SIGTERM)
 
 
+def test_the_end_of_the_terminal_is_one_request_that_can_be_ignored() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with held() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.is_made
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        # As nohup does.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with held() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.is_made
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_after_the_last_check_stops_before_what_follows() -> None:
     """For example while a live log is closed after the last epoch, before hours of evaluation."""
     done: list[str] = []
