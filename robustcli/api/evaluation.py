@@ -26,7 +26,7 @@ from robustcli.api.inputs import (
 )
 from robustcli.attacks.crafting import crafting
 from robustcli.data.loading import load_data, load_test_data
-from robustcli.errors import EvaluationError, RobustCliError
+from robustcli.errors import EvaluationError, Interrupted, RobustCliError, in_one_line
 from robustcli.evaluation.attack_choice import attack_settings, evaluator_of, with_batch_size
 from robustcli.evaluation.confirm import require_inside
 from robustcli.evaluation.evaluate import evaluate as run_evaluator
@@ -219,7 +219,8 @@ def evaluate(
     evaluator = instantiate(chosen)
     x, y = _images_and_labels(network, data, examples)
     with crafting(network, "eval"):
-        _require_logits(network, x, y)
+        with settled(network, x.device.type):
+            _require_logits(network, x, y)
         found = run_evaluator(
             chosen.name, plain_parameters(chosen), evaluator, network, x, y, evaluator.threat or threat, seed
         )
@@ -264,8 +265,8 @@ def _images_and_labels(network: nn.Module, data: Data, examples: int | None) -> 
         raise RobustCliError(f"data: found {len(data)} parts; expected (x, y), a name, a path or a mapping")
     read = load_test_data(_named_data(data), device_of(network, None))
     x, y = read.evaluation("test", examples)
-    with crafting(network, "eval"), torch.no_grad():
-        logits = network(x[:1])
+    with settled(network, x.device.type), crafting(network, "eval"):
+        logits = _first_output(network, x)
     if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] != read.shape.classes:
         raise RobustCliError(
             f"data: found images of {read.shape.classes} classes; the model gives {logits.shape[1]} logits"
@@ -286,11 +287,36 @@ def _require_logits(network: nn.Module, x: Tensor, y: Tensor) -> None:
     Raises:
         EvaluationError: the message describes the output.
     """
-    with torch.no_grad():
-        logits: object = network(x[:1])
+    logits = _first_output(network, x)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise EvaluationError(f"model: returned {found} for 1 image; expected logits of shape (1, k)")
     low, high, classes = int(y.min()), int(y.max()), logits.shape[1]
     if low < 0 or high >= classes:
         raise EvaluationError(f"y: found labels from {low} to {high}; the model has {classes} logits")
+
+
+def _first_output(network: nn.Module, x: Tensor) -> object:
+    """Return what a model makes of the first image.
+
+    Raises:
+        EvaluationError: it fails, or it changes the image in place, as it would change the images of the caller.
+    """
+    image = x[:1].clone()
+    try:
+        with torch.no_grad():
+            output: object = network(image)
+    except (Interrupted, RobustCliError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # code of users may raise anything
+        kinds = {one.dtype for one in network.parameters() if one.is_floating_point()} - {torch.float32}
+        kind = ", ".join(sorted(str(one).removeprefix("torch.") for one in kinds))
+        hint = f"; its weights are {kind}, and images are float32: pass model.float()" if kind else ""
+        shape = "x".join(map(str, x.shape[1:]))
+        raise EvaluationError(f"model: fails on an image of {shape} ({in_one_line(error)}){hint}") from error
+    if not torch.equal(image, x[:1]):
+        raise EvaluationError(
+            "model: changes its images in place; expected one that leaves them as they are, such as (x - mean) / std "
+            "in place of x.sub_(mean).div_(std)"
+        )
+    return output

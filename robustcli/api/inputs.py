@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustcli.api.functions import Function
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Norm, Ratio
 from robustcli.specs.check import checked_settings
@@ -25,21 +26,6 @@ Labels: TypeAlias = Array | Sequence[int]
 Eps: TypeAlias = float | str | Fraction
 
 _LEVELS = 255
-
-
-class Function(nn.Module):
-    """A callable as a module.
-
-    Args:
-        function: pixels in [0, 1] -> logits.
-    """
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def module_of(model: Model) -> nn.Module:
@@ -57,8 +43,9 @@ def module_of(model: Model) -> nn.Module:
 
 
 def device_of(network: nn.Module, x: object) -> torch.device:
-    """Return the device of a network; that of the images if it has no parameters and buffers."""
-    held = next(chain(network.parameters(), network.buffers()), None)
+    """Return the device of a network; that of the images if it has no parameters and buffers, or is a function."""
+    # A function may move the images itself.
+    held = None if isinstance(network, Function) else next(chain(network.parameters(), network.buffers()), None)
     if held is not None:
         return held.device
     return x.device if isinstance(x, Tensor) else torch.device("cpu")

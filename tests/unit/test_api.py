@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import robustcli
-from robustcli.errors import RobustCliError, SpecError
+from robustcli.errors import EvaluationError, RobustCliError, SpecError
 from robustcli.evaluation.per_image import read_per_image
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.threat import ThreatModel
@@ -145,6 +146,77 @@ def test_any_callable_can_be_attacked_and_evaluated(run: robustcli.Run, digits: 
     )
     one = robustcli.evaluate(lambda images: model(images), (x, y), **how)
     assert one.evaluation.survivors == robustcli.evaluate(model, (x, y), **how).evaluation.survivors
+
+
+class _Wrapper:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self.model(x)  # type: ignore[no-any-return]
+
+    __call__ = predict
+
+
+_GLOBAL: list[nn.Module] = []
+
+
+def _by_global_name(x: Tensor) -> Tensor:
+    return torch.cat([_of_a_list(part) for part in x.split(8)])
+
+
+def _of_a_list(x: Tensor) -> Tensor:
+    return torch.stack([model(x) for model in _GLOBAL]).mean(0)
+
+
+@pytest.mark.parametrize(
+    "function_of",
+    [
+        lambda model: lambda x: model(x),
+        lambda model: lambda x, network=model: network(x),
+        lambda model: model.forward,
+        _Wrapper,
+        lambda model: _Wrapper(model).predict,
+        lambda model: partial(nn.Module.__call__, model),
+        lambda model: lambda x: _Wrapper(model)(x),
+        lambda _: _by_global_name,
+    ],
+)
+def test_networks_of_a_callable_are_attacked_in_eval_mode_and_restored(
+    function_of: Callable[[nn.Module], Callable[[Tensor], Tensor]], digits: tuple[Tensor, Tensor]
+) -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 10))
+    model = nn.Sequential(*layers).train()
+    _GLOBAL[:] = [model]
+    x, y = (part[:8] for part in digits)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    how: dict[str, Any] = {"norm": "linf", "eps": 0.1, "attack": "pgd", "steps": 2}
+    expected = robustcli.attack(model, x, y, **how)
+    assert torch.equal(robustcli.attack(function_of(model), x, y, **how), expected)
+    robustcli.evaluate(function_of(model), (x, y), **how)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda x: nn.Flatten()(x.sub_(0.5)), "changes its images in place"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).half(), r"weights are float16.*model\.float\(\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(65, 10)), "fails on an image of 1x8x8"),
+    ],
+)
+def test_a_model_that_fails_or_changes_its_images_is_one_clear_error(
+    model: Any, message: str, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, y = (part[:4].clone() for part in digits)
+    before = x.clone()
+    with pytest.raises(EvaluationError, match=message):
+        robustcli.attack(model, x, y, norm="linf", eps=0.1)
+    with pytest.raises(EvaluationError, match=message):
+        robustcli.evaluate(model, (x, y), norm="linf", eps=0.1, attack="pgd")
+    assert torch.equal(x, before)
 
 
 def test_autoattack_is_the_default_and_a_broken_model_is_suspect(digits: tuple[Tensor, Tensor]) -> None:
