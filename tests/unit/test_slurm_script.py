@@ -104,7 +104,15 @@ def test_a_controller_that_does_not_answer_for_hours_is_an_error(monkeypatch: py
     [
         (1, 0, ["robustcli train runs/"]),
         (1, 4, ["robustcli train runs/", "--devices 4"]),
-        (2, 4, ["srun ", "torch.distributed.run --nnodes 2 --nproc-per-node 4", "-m robustcli train runs/"]),
+        (
+            2,
+            4,
+            [
+                "srun --cpus-per-task=8 ",
+                "torch.distributed.run --nnodes 2 --nproc-per-node 4",
+                "-m robustcli train runs/",
+            ],
+        ),
     ],
 )
 def test_a_script_starts_a_process_for_each_gpu_of_each_node(nodes: int, gpus: int, calls: list[str]) -> None:
