@@ -106,8 +106,8 @@ def gate_results(
 ) -> None:
     """Check conditions on results, for continuous integration; the exit code is 1 if one fails.
 
-    `robust` is the lowest robust accuracy of all evaluations. A drop fails if it is larger than --max-drop and
-    significant (exact McNemar test on the same images, p < 0.05).
+    `robust` is the lowest robust accuracy of all evaluations. With `quick` the estimate has to reach the minimum too. A
+    drop fails if it is larger than --max-drop and significant (exact McNemar test on the same images, p < 0.05).
     """
     from robustcli.workflows.gate import gate
 

@@ -49,8 +49,8 @@ class Smoothing:
 
     def radius(self, votes: int) -> float:
         """Certified l2 radius for this number of votes; -1 if the network abstains."""
-        # One-sided interval: all of alpha is on the lower side.
-        low, _ = clopper_pearson(votes, self.samples, 1 - 2 * self.alpha) if self.alpha < 0.5 else (0.0, 1.0)
+        # One-sided interval: all of alpha is on the lower side. Without any chance of an error nothing is certain.
+        low, _ = clopper_pearson(votes, self.samples, 1 - 2 * self.alpha) if 0 < self.alpha < 0.5 else (0.0, 1.0)
         return self.sigma * float(ndtri(low)) if low > 0.5 else -1.0
 
     def _votes(self, model: nn.Module, image: Tensor, rng: IndexedNoise, count: int) -> Tensor:

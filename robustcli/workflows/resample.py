@@ -88,11 +88,12 @@ def resample(
     )
     if not broken:
         return Resampled(f"{text}; no verdict changes", broken)
-    most = (result.correct - len(broken)) / result.total
+    most = result.correct - len(broken)
     shown = ", ".join(map(str, broken[:10])) + (", ..." if len(broken) > 10 else "")
     return Resampled(
-        f"{text} (images {shown}): robust accuracy is at most {100 * most:.1f} %, not the stored "
-        f"{100 * result.accuracy:.1f} %",
+        # With the counts, because one image of many may not change the percentage.
+        f"{text} (images {shown}): robust accuracy is at most {100 * most / result.total:.2f} % ({most} of "
+        f"{result.total} images), not the stored {100 * result.accuracy:.2f} % ({result.correct})",
         broken,
     )
 

@@ -197,6 +197,8 @@ def test_the_radius_is_that_of_the_paper() -> None:
     assert diagnostic.smoothing.radius(100_000) == pytest.approx(0.5 * ndtri(0.001 ** (1 / 100_000)), rel=1e-6)
     assert diagnostic.smoothing.radius(50_000) == -1
     assert RandomizedSmoothing(samples=10).smoothing.radius(6) == -1
+    # Without any chance of an error nothing can be certified from samples.
+    assert RandomizedSmoothing(alpha=0).smoothing.radius(1000) == -1
 
 
 # Evaluators

@@ -38,6 +38,16 @@ def test_a_minimum_is_reached_or_not(result: Path, condition: str, evaluation: s
     assert "of 100 images" in outcome.text
 
 
+@pytest.mark.parametrize(("least", "passed"), [("0.38", True), ("0.39", False), ("0.42", False)])
+def test_a_minimum_is_also_reached_by_the_estimate_from_a_sample(tmp_path: Path, least: str, passed: bool) -> None:
+    guess = {"accuracy": 38 / 100, "low": 0.3, "high": 38 / 100}
+    quick = evaluation("1" * 41 + "0" * 59, evaluator="quick", sample="1" * 10 + "0" * 90, estimate=guess)
+    (outcome,) = gate(write_raw(tmp_path / "new.json", quick=quick), [f"robust>={least}"])
+    assert outcome.passed == passed
+    assert outcome.text.startswith("0.4100")
+    assert outcome.text.endswith("; estimated from a sample 0.3800 [0.3000, 0.3800]")
+
+
 def drop(result: Path, survivors: str, max_drop: float) -> bool:
     baseline = write_raw(result.with_name("old.json"), pgd=evaluation(survivors))
     (outcome,) = gate(result, baseline=baseline, max_drop=max_drop)

@@ -64,6 +64,9 @@ def test_piecewise_takes_other_shares_and_factors() -> None:
     assert found[-1] == pytest.approx(0.125)
     # In floats 0.55 * 100 is a little more than 55.
     assert drops(factors(Piecewise(at=(0.55,)), 20, 5)) == [54]
+    # Two of 5 updates are less than one half.
+    assert drops(factors(Piecewise(at=(0.5,)), 1, 5)) == [2]
+    assert drops(factors(Piecewise(at=(0.5, 0.75)), 3, 3)) == [4, 6]
 
 
 def test_multistep_drops_on_the_first_update_after_its_epochs() -> None:

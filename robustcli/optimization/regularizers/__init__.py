@@ -21,7 +21,6 @@ class RunningRegularizer(Stateful, Protocol):
 
         It is called once per update, at the unperturbed weights. It must not change batch statistics or global
         generators.
-        statistics nor the global generators.
 
         Args:
             x, y: the clean batch; y may be class shares (n, k).

@@ -8,6 +8,9 @@ from robustcli.optimization.progress import Progress
 from robustcli.optimization.schedules import SCHEDULES, Schedule
 from robustcli.registry.types import NonNegative, Share
 
+# In updates; a run has far fewer than 1e9 of them.
+_ROUNDING = 1e-6
+
 
 @SCHEDULES.register("constant")
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,9 @@ class Piecewise(Schedule):
     factor: Share = 0.1
 
     def __call__(self, progress: Progress) -> float:
-        # In whole updates: a share computed in floating point could miss the update.
         total = progress.steps_per_epoch * progress.epochs
-        return self.factor ** sum(progress.step + 1 >= round(share * total) for share in self.at)
+        # In updates, less than their rounding: 0.55 * 100 is a little more than 55.
+        return self.factor ** sum(progress.step + 1 >= share * total - _ROUNDING for share in self.at)
 
 
 @SCHEDULES.register("multistep", added={"warmup": 0.0}, smoke={"after": (1,)})
