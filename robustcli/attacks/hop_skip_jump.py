@@ -89,9 +89,9 @@ class HopSkipJump(Attack):
             if not len(rows):
                 break
             # The paper's sqrt(d) theta in l2 and d theta in linf are both 1 / (number of coordinates).
-            beside = torch.full_like(size, _FIRST_REACH) if step == 1 else away[rows] / x.shape[1:].numel()
+            distance = torch.full_like(size, _FIRST_REACH) if step == 1 else away[rows] / x.shape[1:].numel()
             source = rng.rows(rows).split(f"step {step}")
-            normal = oracle.normal(points[rows], rows, beside, samples, threat, source)
+            normal = oracle.normal(points[rows], rows, distance, samples, threat, source)
             jumps = size / math.sqrt(step)
             points[rows], asked = oracle.jumped(points[rows], rows, threat.ascent(normal, points[rows], 1.0), jumps)
             spent[rows] += samples + asked
@@ -144,15 +144,15 @@ class _Oracle:
         return nearest
 
     def normal(
-        self, points: Tensor, rows: Tensor, beside: Tensor, samples: int, threat: ThreatModel, rng: Noise
+        self, points: Tensor, rows: Tensor, distance: Tensor, samples: int, threat: ThreatModel, rng: Noise
     ) -> Tensor:
         """Estimate the normal of the boundary towards misclassification; its length is arbitrary.
 
         Args:
-            beside: (m,) distance of the queries from the points.
+            distance: (m,) distance of the queries from the points.
         """
-        length = per_example(beside, points)[:, None]
-        sums, signed, verdicts, left = torch.zeros_like(points), torch.zeros_like(points), 0 * beside, samples
+        length = per_example(distance, points)[:, None]
+        sums, signed, verdicts, left = torch.zeros_like(points), torch.zeros_like(points), 0 * distance, samples
         while left:
             count = min(left, _DRAWN)
             like = points[:, None].expand(-1, count, *points.shape[1:])

@@ -40,12 +40,12 @@ class NFgsm(Attack):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         eta = self.noise * threat.noise(x, rng)
-        beside = (x + eta).clamp(0, 1)
+        x_noisy = (x + eta).clamp(0, 1)
         if self.clamp_noise:
-            eta = beside - x
-        grad, _, _ = input_gradient(model, beside, LOSSES["ce"], y)
+            eta = x_noisy - x
+        grad, _, _ = input_gradient(model, x_noisy, LOSSES["ce"], y)
         step_size = threat.radius if self.step_size is None else self.step_size
-        delta = eta + threat.ascent(grad, beside, step_size)
+        delta = eta + threat.ascent(grad, x_noisy, step_size)
         if self.clip is not None:
             delta = threat.bound(delta, self.clip * threat.radius)
         return (x + delta).clamp(0, 1)

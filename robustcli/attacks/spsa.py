@@ -78,9 +78,9 @@ class Spsa(Attack):
             count = min(left, _DRAWN)
             numbers = rng.uniform(x_adv[:, None].expand(-1, count, *x_adv.shape[1:]))
             signs = torch.where(numbers < 0.5, -1.0, 1.0).to(x_adv.dtype)
-            beside = torch.stack([x_adv[:, None] + side * self.delta * signs for side in (1, -1)], 2)
+            queries = torch.stack([x_adv[:, None] + side * self.delta * signs for side in (1, -1)], 2)
             with torch.no_grad():
-                logits = torch.cat([model(part) for part in torch.split(beside.flatten(0, 2), limit)])
+                logits = torch.cat([model(part) for part in torch.split(queries.flatten(0, 2), limit)])
             scores = loss.score(logits, reference.repeat_interleave(2 * count, 0)).view(-1, count, 2)
             rise = (scores[:, :, 0] - scores[:, :, 1]) / (2 * self.delta)
             total += (per_example(rise, signs) * signs).sum(1)

@@ -80,8 +80,8 @@ class GradAlignStep:
         loss = F.cross_entropy(self.model(x_adv), labels.loss)
         metrics = {}
         if self.settings.align:
-            beside = self._gradient(x + threat.noise(x, self.rng), labels.attack, is_learnt=True)
-            cosine = mean_cosine(grad, beside)
+            grad_noisy = self._gradient(x + threat.noise(x, self.rng), labels.attack, is_learnt=True)
+            cosine = mean_cosine(grad, grad_noisy)
             loss = loss + self.settings.align * (1 - cosine)
             metrics["cosine"] = cosine.detach()
         self.optimizer.zero_grad()

@@ -188,6 +188,6 @@ class MinMaxStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # Earlier versions kept the state of fw_at_adapt's curriculum next to that of the parts.
-        alone = {key: value for key, value in state.items() if key not in self._parts}
+        earlier = {key: value for key, value in state.items() if key not in self._parts}
         for name, part in self._parts.items():
-            part.load_state_dict(state.get(name, alone if name == "curriculum" else {}))
+            part.load_state_dict(state.get(name, earlier if name == "curriculum" else {}))

@@ -13,7 +13,7 @@ def sorted_by_class(data: Data, count: int | None) -> Iterator[str]:
     if count is not None and count < len(labels) and _is_sorted(labels):
         classes, of_all = (len(set(part.tolist())) for part in (labels[:count], labels))
         yield (
-            f"the test images are sorted by class, so the first {count} are no sample of all {len(labels)}: they have "
+            f"the test images are sorted by class, so the first {count} do not represent all {len(labels)}: they have "
             f"{classes} of {of_all} classes; shuffle the file, or evaluate all images"
         )
 

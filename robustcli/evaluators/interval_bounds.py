@@ -19,7 +19,7 @@ class IntervalBounds(Evaluator):
 
     An image is certified if intervals that surely contain the values of every layer prove that no point of the threat
     set changes its class; `robust show interval_bounds` describes the diagnostic of this name, which computes them over
-    several radii. The result has the certified accuracy beside the accuracy under PGD, between which the true robust
+    several radii. The result has the certified accuracy next to the accuracy under PGD, between which the true robust
     accuracy lies. An image that is certified and broken makes the result SUSPECT.
 
     When to use: for a guarantee on small networks that were trained for it; for others the bound is 0, which says

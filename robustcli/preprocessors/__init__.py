@@ -18,8 +18,8 @@ class Preprocessor(Protocol):
     """Settings of a transformation of pixels: (n, c, h, w) in [0, 1] -> images in [0, 1] with as many channels.
 
     It is part of the network, so training, evaluation and attacks see it. Members derive from this class. Each image is
-    transformed alone: others in the batch change nothing. Attacks need a gradient, so a transformation without a useful
-    one goes through `straight_through`; a random one draws from the global generator of torch and has `votes`.
+    transformed by itself: others in the batch change nothing. Attacks need a gradient, so a transformation without a
+    useful one goes through `straight_through`; a random one draws from the global generator of torch and has `votes`.
 
     Attributes:
         votes: forward passes, the majority of which decides the class of an image; more than 1 if the transformation is

@@ -134,7 +134,7 @@ class Loop:
         reload: restores the state of the best checkpoint.
         log: stores the record of an epoch or an event.
         stop_requested: whether a signal asked to stop.
-        beside: further metrics of the last update.
+        more_metrics: further metrics of the last update.
     """
 
     data: Data
@@ -155,7 +155,7 @@ class Loop:
     log: Callable[[Record], None]
     stop_requested: Callable[[], bool]
     watcher: Watcher
-    beside: Callable[[], dict[str, Tensor]]
+    more_metrics: Callable[[], dict[str, Tensor]]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -202,7 +202,7 @@ def _update(training: Training, loop: Loop, part: Slice, x: Tensor, labels: Labe
         metrics = training.step(x, labels, threat, progress)
     ranks.mean_statistics(training.network)
     training.average.update(training.network, progress)
-    training.means.add({**metrics, **loop.beside()}, part.total, training.updates)
+    training.means.add({**metrics, **loop.more_metrics()}, part.total, training.updates)
     training.updates += 1
     if x.device.type == "cpu":  # On a GPU this would make every update wait, so there the end of the epoch checks.
         _raise_if_not_finite(training, loop)

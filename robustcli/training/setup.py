@@ -97,7 +97,7 @@ def assemble(
         log=log,
         stop_requested=stop_requested,
         watcher=watcher,
-        beside=lambda: skipped.metrics if skipped else {},
+        more_metrics=lambda: skipped.metrics if skipped else {},
     )
     # Last, so that an error is not preceded by a description of what is not run.
     watcher.settings(_in_words(spec.train, chosen))

@@ -185,7 +185,7 @@ def test_the_first_images_of_a_sorted_file_are_no_sample(robust: Robust, here: P
     for name, labels in (("sorted", order // 4), ("mixed", order % 10)):
         np.savez(f"{name}.npz", x_test=x, y_test=labels)
     words = ("w.pt", *SMALL, *THREAT, *NONE, "--attack", "fgsm", "--data")
-    warning = "the first 8 are no sample of all 40: they have 2 of 10 classes"
+    warning = "the first 8 do not represent all 40: they have 2 of 10 classes"
     for name, count, is_warned in (("sorted", 8, True), ("sorted", 40, False), ("mixed", 8, False)):
         said = robust("eval", *words, f"{name}.npz", "--examples", count, "--json").require(0)
         (found,) = json.loads(said.out)["evaluations"].values()

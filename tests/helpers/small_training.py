@@ -158,7 +158,7 @@ def loop_of(
         log=lambda record: log_lines.append(record.to_json()),
         stop_requested=stop_requested,
         watcher=Watcher(),
-        beside=dict,
+        more_metrics=dict,
         log_lines=log_lines,
         saved=saved,
         reloads=reloads,

@@ -150,22 +150,22 @@ class Ball(nn.Module):
 def test_probes_are_closer_as_the_search_approaches_the_image(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 0.1 first; then at the distance before the last bisection, over the number of coordinates."""
     model, x, y, _ = linear()
-    threat, besides, distances = ThreatModel(norm, WIDE[norm]), [], []
+    threat, distances_asked, distances = ThreatModel(norm, WIDE[norm]), [], []
     normal = _Oracle.normal
 
-    def seen(oracle: _Oracle, points: Tensor, rows: Tensor, beside: Tensor, *others: Any) -> Tensor:
-        besides.append(beside)
+    def seen(oracle: _Oracle, points: Tensor, rows: Tensor, distance: Tensor, *others: Any) -> Tensor:
+        distances_asked.append(distance)
         distances.append(threat.size(points - x[rows]))
-        return normal(oracle, points, rows, beside, *others)
+        return normal(oracle, points, rows, distance, *others)
 
     monkeypatch.setattr(_Oracle, "normal", seen)
     HopSkipJump(queries=1500, keep="nearest")(model, x, y, threat, noise(20))
-    assert len(besides) >= 4
-    assert (besides[0] == 0.1).all()
-    for step in range(1, len(besides)):
+    assert len(distances_asked) >= 4
+    assert (distances_asked[0] == 0.1).all()
+    for step in range(1, len(distances_asked)):
         # A jump is as long as the distance over sqrt(step), and what it ends at is drawn back to the boundary.
-        assert (64 * besides[step] >= distances[step] * (1 - 1e-9)).all()
-        assert (64 * besides[step] <= distances[step - 1] * (1 + 1 / math.sqrt(step)) + 1e-9).all()
+        assert (64 * distances_asked[step] >= distances[step] * (1 - 1e-9)).all()
+        assert (64 * distances_asked[step] <= distances[step - 1] * (1 + 1 / math.sqrt(step)) + 1e-9).all()
 
 
 @in_its_norms
