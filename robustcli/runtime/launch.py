@@ -6,6 +6,8 @@ import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -28,6 +30,11 @@ def launch(words: Sequence[str], count: int) -> int:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(STOPPING))
     # Each process prints its own error.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    passed_on: dict[str, Any] = {}
+    # torch would handle it also under nohup, and end the training together with the terminal.
+    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    if is_nohup and any(field.name == "signals_to_handle" for field in fields(LaunchConfig)):
+        passed_on = {"signals_to_handle": "SIGTERM,SIGINT,SIGQUIT"}
     # Equivalent to --standalone of torchrun.
     config = LaunchConfig(
         min_nodes=1,
@@ -37,6 +44,7 @@ def launch(words: Sequence[str], count: int) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        **passed_on,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "robustcli", *words)

@@ -15,7 +15,7 @@ _OF_PROGRAMS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") e
 _REPEATED = 10.0
 # Seconds that several processes have after a signal until they are killed: enough for an update, the check of an epoch
 # and a checkpoint. By default torchrun waits for 30 s.
-STOPPING = 600
+STOPPING = 300
 
 
 class StopRequest:

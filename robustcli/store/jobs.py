@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from robustcli.store.files import read_json, write_json
+from robustcli.store.files import own_mark, read_json, write_json
 from robustcli.store.models import Stored, parsed
 from robustcli.store.search import run_folders
 
@@ -27,7 +27,7 @@ class JobRecord(Stored):
 
 def write_job(folder: Path, record: JobRecord) -> None:
     """Write the record of a job into the folder of its files."""
-    write_json(folder / _RECORD, record.to_json())
+    write_json(folder / _RECORD, record.to_json(), mark=own_mark())
 
 
 def read_job(folder: Path) -> JobRecord | None:

@@ -16,7 +16,7 @@ from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
 from robustcli.statistics import mean_interval
 from robustcli.store.checkpoint import NetworkCheckpoint
-from robustcli.store.files import read_json, write_json
+from robustcli.store.files import own_mark, read_json, write_json
 from robustcli.store.finding_results import Comparison, FindingResult, Verdict
 from robustcli.store.passes import Passes
 from robustcli.store.provenance import read_provenance
@@ -201,7 +201,8 @@ class _Measured:
         threat = ThreatModel(spec.threat.norm, spec.threat.eps)
         found = look(diagnostic, network, x, y, threat, spec.seed).found
         file.parent.mkdir(exist_ok=True)
-        write_json(file, {"settings": settings, "found": found})
+        # Several processes may share a finding.
+        write_json(file, {"settings": settings, "found": found}, mark=own_mark())
         return found
 
 

@@ -1,5 +1,6 @@
 """Processes of one evaluation share the available cores."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -78,23 +79,45 @@ def test_a_place_where_the_processes_cannot_meet_is_one_error(monkeypatch: pytes
                 pass
 
 
-def test_started_processes_have_time_to_save_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch kills them 30 s after a signal, in the middle of a long update or of the check of an epoch."""
-    configurations: list[LaunchConfig] = []
+@pytest.fixture
+def configurations(monkeypatch: pytest.MonkeyPatch) -> list[LaunchConfig]:
+    """Configurations of torch with which processes would be started."""
+    found: list[LaunchConfig] = []
 
     def started(config: LaunchConfig, _program: str) -> Callable[..., None]:
-        configurations.append(config)
+        found.append(config)
         return lambda *_: None
 
     for name in ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
         monkeypatch.delenv(name)
     monkeypatch.setattr(launch, "elastic_launch", started)
+    return found
+
+
+def test_started_processes_have_time_to_save_a_checkpoint(configurations: list[LaunchConfig]) -> None:
+    """torch kills them 30 s after a signal, in the middle of a long update or of the check of an epoch."""
     assert launch.launch(["train"], 2) == 0
     (configuration,) = configurations
     if not hasattr(configuration, "shutdown_timeout"):
         pytest.skip("this version of torch always waits for 30 s")
     assert configuration.shutdown_timeout == STOPPING > NOTICE
+
+
+@pytest.mark.parametrize(("handler", "is_handled"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_started_processes_outlive_the_terminal_under_nohup(
+    handler: signal.Handlers, is_handled: bool, configurations: list[LaunchConfig]
+) -> None:
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        assert launch.launch(["train"], 2) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    (configuration,) = configurations
+    if not hasattr(configuration, "signals_to_handle"):
+        pytest.skip("this version of torch always handles SIGHUP")
+    assert ("SIGHUP" in configuration.signals_to_handle) == is_handled
+    assert "SIGTERM" in configuration.signals_to_handle
 
 
 @pytest.mark.parametrize("local", ["", "x", "9" * 5000])
