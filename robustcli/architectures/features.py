@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
+from robustcli.runtime.precision import beside_logits
 
 
 def classifier_of(network: nn.Module) -> nn.Linear:
@@ -38,7 +39,7 @@ def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     seen: list[Tensor] = []
 
     def record(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.append(inputs[0])
+        seen.append(beside_logits(inputs[0]))
 
     hook = classifier_of(network).register_forward_pre_hook(record)
     try:

@@ -16,6 +16,7 @@ confirmed in fp32.
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -104,6 +105,21 @@ class _UnscaledImages(torch.autograd.Function):
         return torch.nan_to_num(gradient / GRADIENT_SCALE, nan=0.0, posinf=_LARGEST, neginf=-_LARGEST)
 
 
+# True during a pass of `call_scaled`.
+_scales = ContextVar("scales", default=False)
+
+
+def beside_logits(values: Tensor) -> Tensor:
+    """Return values from inside a network that a loss reads, such as features, with the gradient scaled as logits' is.
+
+    For hooks: a gradient that enters the network elsewhere than at its logits would be divided by the scale only.
+    """
+    if not _scales.get():
+        return values
+    scaled: Tensor = _Scaled.apply(values.float(), GRADIENT_SCALE)
+    return scaled
+
+
 def call_scaled(network: nn.Module, x: Tensor) -> Tensor:
     """Return logits of a network in fp16, with gradients that are scaled only inside the network.
 
@@ -115,8 +131,12 @@ def call_scaled(network: nn.Module, x: Tensor) -> Tensor:
         for name, parameter in network.named_parameters()
         if parameter.requires_grad
     }
-    with autocast("fp16", x.device.type):
-        logits: Tensor = torch.func.functional_call(network, unscaled, (x,)) if unscaled else network(x)
+    token = _scales.set(True)
+    try:
+        with autocast("fp16", x.device.type):
+            logits: Tensor = torch.func.functional_call(network, unscaled, (x,)) if unscaled else network(x)
+    finally:
+        _scales.reset(token)
     scaled: Tensor = _Scaled.apply(logits.float(), GRADIENT_SCALE)
     return scaled
 

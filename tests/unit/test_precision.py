@@ -6,6 +6,7 @@ from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from small_steps import batch, counted, train
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from robustcli.architectures.branches import branched_of, with_kinds
+from robustcli.architectures.channel_gates import with_probes
+from robustcli.architectures.features import with_features
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.cli.progress import Screen
-from robustcli.contracts.networks import conv_net, images, labels
+from robustcli.contracts.networks import branched_net, conv_net, gated_net, images, labels
 from robustcli.data.loading import load_data
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
@@ -66,6 +70,37 @@ def test_gradients_in_fp16_have_the_size_of_those_in_fp32(mode: bool) -> None:
     found = gradients_of(TrainingModel(conv_net(), FP16, CPU).train(mode), x, y)
     assert all(relative(one, other) < 0.02 for one, other in zip(found, exact, strict=True))
     assert all(gradient.dtype == torch.float32 for gradient in found)
+
+
+def _kinds(model: nn.Module, x: Tensor) -> Tensor:
+    kinds = with_kinds(model, branched_of(model, 3), x, 1)[1]
+    assert kinds is not None
+    return kinds
+
+
+@pytest.mark.parametrize(
+    ("new", "beside"),
+    [
+        (conv_net, lambda model, x: with_features(model, x)[1]),
+        (gated_net, lambda model, x: torch.cat(with_probes(model, x)[1], 1)),
+        (partial(branched_net, 3), _kinds),
+    ],
+    ids=["features", "probes", "kinds"],
+)
+def test_what_a_loss_reads_beside_the_logits_has_gradients_of_the_right_size(new: Any, beside: Any) -> None:
+    found, exact = (
+        _gradients_beside_logits(TrainingModel(new(), replace(FP16, precision=name), CPU).eval(), beside)  # type: ignore[arg-type]
+        for name in ("fp16", "fp32")
+    )
+    assert len(found) == len(exact) > 1
+    assert all(relative(one, other) < 0.05 for one, other in zip(found, exact, strict=True))
+
+
+def _gradients_beside_logits(model: nn.Module, beside: Any) -> list[Tensor]:
+    x = images(8).requires_grad_()
+    loss = beside(model, x).float().square().mean()
+    grads = torch.autograd.grad(loss, [x, *model.parameters()], allow_unused=True)
+    return [grad for grad in grads if grad is not None and bool(grad.any())]
 
 
 def test_gradients_that_would_vanish_in_fp16_do_not() -> None:
