@@ -236,13 +236,19 @@ def normalization_of(request: ModelRequest) -> tuple[tuple[float, ...] | None, t
     """Return mean and standard deviation as given by the user.
 
     Raises:
-        RobustCliError: only one of them is given, or they are not numbers, or a deviation is not above 0.
+        RobustCliError: only one of them is given, or they are not numbers, or a deviation is not above 0, or a mean is
+            not one of pixels in [0, 1].
     """
     if (request.mean is None) != (request.std is None):
         raise RobustCliError("--mean and --std need each other; give both or none")
     mean, std = _numbers("--mean", request.mean), _numbers("--std", request.std)
     if std is not None and min(std) <= 0:
         raise RobustCliError(f"--std: {request.std}: expected numbers above 0")
+    if mean is not None and max(mean) > 1:
+        raise RobustCliError(
+            f"--mean: {request.mean}: expected numbers for pixels in [0, 1]; divide those for pixels in 0..255 by 255, "
+            "also those of --std"
+        )
     return mean, std
 
 

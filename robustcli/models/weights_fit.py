@@ -22,6 +22,8 @@ _COUNTER = "num_batches_tracked"
 # Name parts that torch.compile and DataParallel insert, also in the middle.
 _WRAPPERS = ("_orig_mod", "module")
 _SHOWN = 4
+# Largest pixel of images in bytes.
+_LEVELS = 255
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
     if not expected or not _problems(around.tensors, expected):
         if around.prefix:
             notes += (f"{file}: '{around.prefix}' was removed from the beginning of every name",)
-        return replace(around, notes=notes)
+        return _in_unit_range(replace(around, notes=notes), file)
     prefixes = _prefixes(tensors, expected)
     if len(prefixes) > 1 and "" not in prefixes:
         raise RobustCliError(
@@ -123,7 +125,16 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
     note = f"{file}: weights are those whose names begin with '{prefix}'"
     if left:
         note += f"; {len(left)} {'others were' if len(left) > 1 else 'other was'} ignored ({_listed(left)})"
-    return replace(rest, tensors=inside, notes=(*notes, note))
+    return _in_unit_range(replace(rest, tensors=inside, notes=(*notes, note)), file)
+
+
+def _in_unit_range(found: _Unwrapped, file: str) -> _Unwrapped:
+    """Convert a normalization of pixels in 0..255 to pixels in [0, 1], whose mean is at most 1."""
+    if found.mean is None or found.std is None or max(found.mean) <= 1:
+        return found
+    mean, std = (tuple(value / _LEVELS for value in values) for values in (found.mean, found.std))
+    note = f"{file}: its normalization is that of pixels in 0..255, so mean and std were divided by 255"
+    return replace(found, mean=mean, std=std, notes=(*found.notes, note))
 
 
 def _stripped(tensors: Mapping[str, Tensor], expected: Collection[str]) -> _Unwrapped:

@@ -446,6 +446,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         ((*BUILD, "architecture.width=3", *DIGITS), ("has its own, which cannot be",)),
         ((*BUILD, "--mean", "0", *DIGITS), ("--mean and --std need each other",)),
         ((*BUILD, "--mean=0", "--std=0", *DIGITS), ("expected numbers above 0",)),
+        ((*BUILD, "--mean=125.3", "--std=63", *DIGITS), ("--mean: 125.3", "by 255")),
         ((*BUILD, "--mean=a", "--std=1", *DIGITS), ("--mean: 'a' is not a number",)),
         (
             (*BUILD, "--mean=0,0", "--std=1", *THREAT, *DIGITS),

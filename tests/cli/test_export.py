@@ -202,6 +202,18 @@ def test_weights_of_another_program_are_exported_with_their_architecture(
 
 
 @pytest.mark.slow
+def test_a_transformation_before_the_network_is_exported(robust: Robust, place: Path, tmp_path: Path) -> None:
+    how = ("preprocess=bit_depth", "preprocess.bits=3", "--norm", "linf", "--eps", 0.1, "--attack", "pgd")
+    robust("eval", place / "run", *how, "--data", place / "images.npz", "--examples", IMAGES, "--quiet").require(0)
+    (folder,) = Path("evals").iterdir()
+    robust("export", "robustbench", folder, "out", "--metadata", place / "meta.yaml", "--evaluation", "pgd",
+           "--partial").require(0)  # fmt: skip
+    network = rebuild.rebuild(tmp_path / "out")
+    coarse = torch.full((1, 1, 8, 8), 0.5)
+    assert torch.equal(network(coarse), network(coarse + 0.01))
+
+
+@pytest.mark.slow
 def test_a_network_with_code_of_its_own_is_refused(robust: Robust, place: Path) -> None:
     code = "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     Path("nets.py").write_text(code)

@@ -21,6 +21,7 @@ from robustcli.models.find import find_model, find_source
 from robustcli.models.schemes import NamedFile, forms, matching
 from robustcli.models.schemes.robustbench import Entry, entries
 from robustcli.models.weights_file import Weights
+from robustcli.models.weights_fit import filled
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family
 from robustcli.specs.check import checked
@@ -134,6 +135,19 @@ def test_a_name_sets_the_normalization_missing_from_its_file(tmp_path: Path) -> 
     state |= {"mu": torch.full((3, 1, 1), 0.7), "sigma": torch.full((3, 1, 1), 0.8)}
     found = Architecture(chosen, Weights(tmp_path, state), about).load(SHAPES["cifar10"], torch.device("cpu"))
     assert (found.mean, found.std) == (pytest.approx((0.7,) * 3), pytest.approx((0.8,) * 3))
+
+
+def test_a_saved_normalization_of_bytes_becomes_one_of_unit_pixels(tmp_path: Path) -> None:
+    weights = nn.Sequential(nn.Conv2d(3, 4, 3)).state_dict()
+    normalization = {"mean": torch.tensor([127.5, 51.0, 0.5]), "std": torch.tensor([51.0, 25.5, 255.0])}
+    for state in (
+        {**weights, **normalization},
+        {f"model.{name}": one for name, one in weights.items()} | normalization,
+    ):
+        found = filled(nn.Sequential(nn.Conv2d(3, 4, 3)), Weights(tmp_path / "w.pt", state), "a network")
+        assert found.mean == pytest.approx((0.5, 0.2, 0.5 / 255))
+        assert found.std == pytest.approx((0.2, 0.1, 1.0))
+        assert any("pixels in 0..255" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ model.py, log.txt, and result, per-image results and adversarial examples of the
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,15 +188,19 @@ def _files(folder: RunFolder, key: str, results: Results) -> EvaluationFiles:
 
 
 def _architecture(subject: Model, run: Path) -> MemberSpec:
-    """Registered architecture of the evaluated network."""
+    """Registered architecture of the evaluated network, with the transformation of images before it."""
     if isinstance(subject, TrainedModel):
-        return subject.spec.architecture
-    if isinstance(subject, ExternalModel) and isinstance(subject.source, Architecture):
-        return subject.source.chosen
-    raise RobustCliError(
-        f"{run}: {subject.defaults.name} has its own code, which an export cannot contain; expected a network of "
-        "`robust train`, or weights with --architecture"
-    )
+        chosen, preprocess = subject.spec.architecture, subject.preprocess
+    elif isinstance(subject, ExternalModel) and isinstance(subject.source, Architecture):
+        chosen, preprocess = subject.source.chosen, subject.preprocess
+    else:
+        raise RobustCliError(
+            f"{run}: {subject.defaults.name} has its own code, which an export cannot contain; expected a network of "
+            "`robust train`, or weights with --architecture"
+        )
+    if preprocess is None:
+        return chosen
+    return replace(chosen, options=replace(chosen.options, preprocess=preprocess))
 
 
 def _loader(shape: str, contents: Mapping[str, Any]) -> str:
