@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustcli.errors import RobustCliError
-from robustcli.runtime.precision import beside_logits
+from robustcli.runtime.precision import scaled_like_logits
 
 # Names of the shortcuts of residual networks; the last one is that of RegNets.
 _SHORTCUT = re.compile(r"shortcut|downsample|block[\d-]+\.proj\.")
@@ -135,7 +135,7 @@ def with_kinds(model: nn.Module, part: Branched, x: Tensor, branch: int) -> tupl
 
     def ask(_network: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert part.gate is not None
-        seen.append(beside_logits(part.gate(inputs[0])))
+        seen.append(scaled_like_logits(part.gate(inputs[0])))
 
     hook = part.network.register_forward_pre_hook(ask) if part.gate is not None else None
     try:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustcli.runtime.precision import beside_logits
+from robustcli.runtime.precision import scaled_like_logits
 
 Mask = Literal["softmax", "scaled", "sigmoid", "tanh"]
 # Sharpness of the softplus between the two layers of a probe.
@@ -105,7 +105,7 @@ def with_probes(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     probes: list[Tensor] = []
 
     def record(_probe: nn.Module, _inputs: tuple[Any, ...], logits: Tensor) -> None:
-        probes.append(logits.float() if logits.dtype == torch.bfloat16 else beside_logits(logits))
+        probes.append(logits.float() if logits.dtype == torch.bfloat16 else scaled_like_logits(logits))
 
     hooks = [gate.probe.register_forward_hook(record) for gate in gates_of(model)]
     try:

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.runtime.precision import beside_logits
+from robustcli.runtime.precision import scaled_like_logits
 
 
 def classifier_of(network: nn.Module) -> nn.Linear:
@@ -39,7 +39,7 @@ def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     seen: list[Tensor] = []
 
     def record(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.append(beside_logits(inputs[0]))
+        seen.append(scaled_like_logits(inputs[0]))
 
     hook = classifier_of(network).register_forward_pre_hook(record)
     try:

@@ -109,7 +109,7 @@ class _UnscaledImages(torch.autograd.Function):
 _scales = ContextVar("scales", default=False)
 
 
-def beside_logits(values: Tensor) -> Tensor:
+def scaled_like_logits(values: Tensor) -> Tensor:
     """Return values from inside a network that a loss reads, such as features, with the gradient scaled as logits' is.
 
     For hooks: a gradient that enters the network elsewhere than at its logits would be divided by the scale only.

@@ -79,7 +79,7 @@ def _kinds(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("new", "beside"),
+    ("new", "read"),
     [
         (conv_net, lambda model, x: with_features(model, x)[1]),
         (gated_net, lambda model, x: torch.cat(with_probes(model, x)[1], 1)),
@@ -87,18 +87,18 @@ def _kinds(model: nn.Module, x: Tensor) -> Tensor:
     ],
     ids=["features", "probes", "kinds"],
 )
-def test_what_a_loss_reads_beside_the_logits_has_gradients_of_the_right_size(new: Any, beside: Any) -> None:
+def test_what_a_loss_reads_besides_the_logits_has_gradients_of_the_right_size(new: Any, read: Any) -> None:
     found, exact = (
-        _gradients_beside_logits(TrainingModel(new(), replace(FP16, precision=name), CPU).eval(), beside)  # type: ignore[arg-type]
+        _gradients_of_read_values(TrainingModel(new(), replace(FP16, precision=name), CPU).eval(), read)  # type: ignore[arg-type]
         for name in ("fp16", "fp32")
     )
     assert len(found) == len(exact) > 1
     assert all(relative(one, other) < 0.05 for one, other in zip(found, exact, strict=True))
 
 
-def _gradients_beside_logits(model: nn.Module, beside: Any) -> list[Tensor]:
+def _gradients_of_read_values(model: nn.Module, read: Any) -> list[Tensor]:
     x = images(8).requires_grad_()
-    loss = beside(model, x).float().square().mean()
+    loss = read(model, x).float().square().mean()
     grads = torch.autograd.grad(loss, [x, *model.parameters()], allow_unused=True)
     return [grad for grad in grads if grad is not None and bool(grad.any())]
 
