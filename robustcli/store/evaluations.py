@@ -174,6 +174,11 @@ class Evaluation(Stored):
         """Survivors as a fraction of all images."""
         return self.correct / self.total
 
+    @property
+    def best_estimate(self) -> float:
+        """Accuracy; where some attacks ran only on a sample, and it is an upper bound, the estimate."""
+        return self.accuracy if self.estimate is None else self.estimate.accuracy
+
     @computed_field  # type: ignore[prop-decorator]
     @property
     def interval(self) -> tuple[float, float]:

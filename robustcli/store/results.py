@@ -115,7 +115,7 @@ class _Results(Stored):
         if name in self.evaluations:
             return name
         keys = [key for key, found in self.evaluations.items() if name == ("clean" if found.is_clean else "robust")]
-        return min(keys, key=lambda key: self.evaluations[key].accuracy, default=None)
+        return min(keys, key=lambda key: self.evaluations[key].best_estimate, default=None)
 
     def clean_accuracy(self, key: str) -> float | None:
         """Clean accuracy on the images of an evaluation; None if unknown.

@@ -65,7 +65,7 @@ def resample(
         raise RobustCliError(f"--key: {folder} has no attack '{key}'{suggest(key, attacked)}")
     if not attacked:
         raise RobustCliError(f"{folder}: holds no evaluation under attack, so there are no survivors to attack")
-    chosen = key or min(attacked, key=lambda name: attacked[name].accuracy)
+    chosen = key or min(attacked, key=lambda name: attacked[name].best_estimate)
     result = attacked[chosen]
     survivors = torch.tensor([number for number, letter in enumerate(result.survivors) if letter == "1"])
     if not len(survivors):

@@ -48,6 +48,14 @@ def test_a_minimum_is_also_reached_by_the_estimate_from_a_sample(tmp_path: Path,
     assert outcome.text.endswith("; estimated from a sample 0.3800 [0.3000, 0.3800]")
 
 
+def test_an_estimate_is_lower_than_the_accuracy_of_a_weaker_attack(tmp_path: Path) -> None:
+    guess = {"accuracy": 38 / 100, "low": 0.3, "high": 38 / 100}
+    quick = evaluation("1" * 41 + "0" * 59, evaluator="quick", sample="1" * 10 + "0" * 90, estimate=guess)
+    found = {"pgd": evaluation("1" * 40 + "0" * 60), "quick": quick}
+    (outcome,) = gate(write_raw(tmp_path / "new.json", **found), ["robust>=0.39"])
+    assert (outcome.evaluation, outcome.passed) == ("quick", False)
+
+
 def drop(result: Path, survivors: str, max_drop: float) -> bool:
     baseline = write_raw(result.with_name("old.json"), pgd=evaluation(survivors))
     (outcome,) = gate(result, baseline=baseline, max_drop=max_drop)
