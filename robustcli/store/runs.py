@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from robustcli.errors import InUseError, RobustCliError
@@ -267,8 +268,14 @@ def lock_folder(folder: Path, name: str = LOCK) -> "FileLock":
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
     try:
-        # A little longer than `is_in_use` takes in another process.
-        lock.acquire(timeout=0.1, poll_interval=0.02)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if name != LOCK:
+                raise
+            # Longer than `is_in_use` takes in another process.
+            Event().wait(0.1)
+            lock.acquire(timeout=0)
     except Timeout:
         raise InUseError(f"{folder}: in use by another process") from None
     except NotImplementedError as error:
