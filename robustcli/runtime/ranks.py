@@ -156,6 +156,10 @@ def _require_same_devices(store: Store, number: int, count: int, device_type: st
     keys = [f"device/{other}" for other in range(count)]
     store.wait(keys, _START)
     found = [store.get(key).decode() for key in keys]
+    store.set(f"has_read/{number}", "")
+    if not number:
+        # This process serves the store, and after an error it ends at once.
+        store.wait([f"has_read/{other}" for other in range(count)], _START)
     if len(set(found)) > 1:
         without = ", ".join(str(other) for other, kind in enumerate(found) if kind == "cpu")
         raise RobustCliError(

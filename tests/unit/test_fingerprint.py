@@ -42,6 +42,7 @@ _NOT_DECIDING = {
     "registry/registry.py",
     "registry/types.py",
     "runtime/allocator.py",
+    "runtime/out_of_memory.py",
     "runtime/ranks.py",
     "store/evaluations.py",
     "store/results.py",
