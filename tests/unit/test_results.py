@@ -81,6 +81,15 @@ def test_accuracy_follows_from_the_survivors_whatever_the_file_says(tmp_path: Pa
     assert not any(text.startswith(("correct", "total", "eps_value")) for text in texts)
 
 
+@pytest.mark.parametrize(("shift", "found"), [(1e-14, False), (1e-6, True)])
+def test_an_interval_differs_by_more_than_rounding(shift: float, found: bool) -> None:
+    """Quantiles differ by 1e-14 between versions of SciPy."""
+    read = Evaluation.model_validate(evaluation("1100"))
+    low, high = read.interval
+    texts = read.contradictions({**read.to_json(), "interval": [low + shift, high]})
+    assert [text.startswith("interval: ") for text in texts] == [True] * found
+
+
 def test_clean_accuracy_is_that_of_the_same_images() -> None:
     results = run_results({"clean": evaluation("110111", evaluator="clean"), "pgd": evaluation("100")})
     assert results.clean_accuracy("pgd") == 2 / 3
