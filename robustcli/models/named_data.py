@@ -32,22 +32,23 @@ def spec_of_images(text: str, size: int | None) -> dict[str, Any]:
     for name in sorted(known, key=lambda name: -len(known[name].given_by)):
         member = known[name]
         if member.given_by and _is_given(Path(text), member.given_by):
-            return {"name": name, next(iter(member.parameters)): text, **_sized(member, size)}
+            return _images_at(text, member, size)
     name, colon, path = text.partition(":")
-    if colon and name in known and (place := _place(known[name])) and path:
-        return {"name": name, place: path, **_sized(known[name], size)}
+    if colon and name in known and path and _place(known[name]):
+        return _images_at(path, known[name], size)
     nearest = f"; write --data {path}" if colon and name not in known and Path(path).exists() else suggest(text, known)
     raise RobustCliError(f"--data: '{text}' is not a data set, folder or .npz file{nearest}")
 
 
-def _place(member: Member) -> str | None:
-    """Name of the parameter that says where the images of a data set lie; None if it has none."""
-    return next((name for name in member.parameters if name in ("root", "path")), None)
+def _images_at(path: str, member: Member, size: int | None) -> dict[str, Any]:
+    """A data set at a path in the form of a spec; the user's own images have the size of the network."""
+    sized = {"size": size} if size is not None and member.given_by and "size" in member.parameters else {}
+    return {"name": member.name, _place(member): path, **sized}
 
 
-def _sized(member: Member, size: int | None) -> dict[str, int]:
-    """The size of the user's own images, which is that of the network."""
-    return {"size": size} if size is not None and member.given_by and "size" in member.parameters else {}
+def _place(member: Member) -> str:
+    """Name of the parameter that says where the images of a data set lie; empty if it has none."""
+    return next((name for name in member.parameters if name in ("root", "path")), "")
 
 
 def _is_given(path: Path, by: str) -> bool:
