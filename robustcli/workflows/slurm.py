@@ -127,7 +127,7 @@ def time_limit(text: str) -> int:
     """Return the time limit of a job in minutes.
 
     Raises:
-        RobustCliError: it is no time limit, or too short for a job that is asked to stop before it.
+        RobustCliError: it is not a time limit, or too short for a job that is asked to stop before it.
     """
     found = minutes(text)
     if found < LEAST:
