@@ -28,6 +28,7 @@ from robustcli.models.open import OpenedModel, open_model, threat_of
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.runtime import ranks
 from robustcli.runtime.device import choose_device
+from robustcli.runtime.process_group import joined
 from robustcli.runtime.ranks import Share, share_of_torchrun
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import RESULTS, chained
@@ -92,7 +93,7 @@ def assess(
         The results and the folder of all files; None in every process of torchrun but the first.
     """
     share = share_of_torchrun()
-    with ranks.joined():
+    with joined():
         return _assess(request, watcher, tell, share)
 
 

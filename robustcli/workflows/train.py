@@ -23,6 +23,7 @@ from robustcli.registry.registry import instantiate
 from robustcli.runtime import ranks
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device, describe_device, tuned_convolutions
+from robustcli.runtime.process_group import backend, joined
 from robustcli.runtime.signals import StopRequest, stop_requests
 from robustcli.specs.data_guards import unverified
 from robustcli.specs.derivation import derived_spec
@@ -52,7 +53,7 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: Watcher, *, resume
         RobustCliError: something that the user can fix.
     """
     device = choose_device(ranks.own_device(spec.train.device), "train.device")
-    with ranks.joined(device.type):
+    with joined(device.type):
         return _run_experiment(spec, root, device, watcher, resume=resume or ranks.is_restarted())
 
 
@@ -83,7 +84,7 @@ def _run_experiment(
             )
             ranks.from_first(lambda: run.begin(describe_device(device), described))
             if ranks.world() > 1:
-                run.note(processes=ranks.world(), backend=ranks.backend(device.type))
+                run.note(processes=ranks.world(), backend=backend(device.type))
             _train(spec, defense, data, device, run, watcher, stop)
             best = ranks.from_first(lambda: CheckedCheckpoint.read(found.best))
             _, network = network_of(best, device, found.best)

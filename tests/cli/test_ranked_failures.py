@@ -13,7 +13,7 @@ import forked
 import pytest
 
 from robustcli.errors import Interrupted, RobustCliError
-from robustcli.runtime import ranks
+from robustcli.runtime import process_group, ranks
 
 pytestmark = pytest.mark.slow
 
@@ -47,11 +47,11 @@ def _fail(variables: Mapping[str, str], device: str, log: str) -> None:
     os.environ.update(variables)
     with (
         # As on GPUs, without GPUs.
-        patch.object(ranks, "backend", lambda device: "cpu:gloo,cuda:gloo" if device == "cuda" else "gloo"),
-        patch.object(ranks, "_LEAVING", 30.0),
+        patch.object(process_group, "backend", lambda device: "cpu:gloo,cuda:gloo" if device == "cuda" else "gloo"),
+        patch.object(process_group, "_LEAVING", 30.0),
     ):
         try:
-            with ranks.joined(device):
+            with process_group.joined(device):
                 ranks.wait()
                 if not ranks.is_first():
                     raise RobustCliError("only here")

@@ -15,7 +15,8 @@ from torch.distributed.launcher.api import LaunchConfig
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.workers import _share, device_of
 from robustcli.runtime import launch
-from robustcli.runtime.ranks import Share, joined, own_device, share_of_torchrun
+from robustcli.runtime.process_group import joined
+from robustcli.runtime.ranks import Share, own_device, share_of_torchrun
 from robustcli.runtime.signals import STOPPING
 from robustcli.workflows.slurm import NOTICE
 
